@@ -1,0 +1,3 @@
+module metacircular.net/e2e
+
+go 1.26

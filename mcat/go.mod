@@ -1,0 +1,12 @@
+module metacircular.net/mcat
+
+go 1.26
+
+require (
+	metacircular.net/mcdsl v0.0.0
+)
+
+replace (
+	metacircular.net/mcdsl => ../mcdsl
+	metacircular.net/mcias/api => ../mcias/api
+)

@@ -1,0 +1,14 @@
+module metacircular.net/metacrypt
+
+go 1.26
+
+require (
+	metacircular.net/mcdsl v0.0.0
+	metacircular.net/metacrypt/api v0.0.0
+)
+
+replace (
+	metacircular.net/mcdsl => ../mcdsl
+	metacircular.net/mcias/api => ../mcias/api
+	metacircular.net/metacrypt/api => ./api
+)
