@@ -22,8 +22,8 @@ type Transport string
 
 // The transports. REST calls and pages arrive in process.
 const (
-	OverTLS   Transport = "tls"
-	InProcess Transport = "inproc"
+	OverTLS   Transport = "tcp"
+	InProcess Transport = "inprocess"
 	OverUnix  Transport = "unix"
 )
 
