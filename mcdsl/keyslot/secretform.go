@@ -40,7 +40,8 @@ func canonicalSecret(s Secret) ([]byte, error) {
 		if !utf8.Valid(s.Value) {
 			return nil, fault.Field1("secret", "the password is not UTF-8")
 		}
-		return norm.NFC.Bytes(s.Value), nil
+		// Always a copy: Bytes returns its argument when there is nothing to do, and the caller's stays his to wipe.
+		return norm.NFC.Append(nil, s.Value...), nil
 	case Recovery:
 		code, err := parseCode(string(s.Value))
 		return []byte(code), err
