@@ -1,14 +1,18 @@
 module metacircular.net/mc-proxy
 
-go 1.26
+go 1.26.0
+
+require metacircular.net/mcdsl v0.0.0
 
 require (
-	metacircular.net/mcdsl v0.0.0
-	metacircular.net/mc-proxy/api v0.0.0
+	golang.org/x/sys v0.50.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20261019180522-ce908d29299b // indirect
+	google.golang.org/grpc v1.85.0 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
 )
 
 replace (
+	metacircular.net/mc-proxy/api => ./api
 	metacircular.net/mcdsl => ../mcdsl
 	metacircular.net/mcias/api => ../mcias/api
-	metacircular.net/mc-proxy/api => ./api
 )
