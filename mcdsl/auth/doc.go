@@ -7,7 +7,7 @@
 //   - A Rule says who may call one method, and under which conditions. A Map holds exactly one Rule per method;
 //     Map.Check names every method without a rule and every rule without a method.
 //   - A Verifier turns a bearer token into a Caller without a round trip. It lives on a State (keys, revocations,
-//     time of the last heartbeat) that a Source keeps fresh: Watch over the network, Local inside MCIAS itself.
+//     time of the last heartbeat) that a Source keeps fresh: Watch over the network, a LocalSource inside MCIAS itself.
 //   - A ServiceKey is this service's own identity; Tokens and a Minter turn it into short tokens for calls to others.
 //
 // A service's rule map reads like this:
