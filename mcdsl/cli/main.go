@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"metacircular.net/mcdsl/fault"
+)
+
+// Main runs the command line of a service and returns the exit code.
+func Main[T any](ctx context.Context, svc Service[T], args []string) int {
+	// Nothing this process creates is readable by others.
+	syscall.Umask(0o077)
+	return Run(ctx, svc, NewEnv(svc.Name), args)
+}
+
+// Run is Main with a given environment: for tests.
+func Run[T any](ctx context.Context, svc Service[T], e *Env, args []string) int {
+	root := svc.command(e)
+	root.SetArgs(args)
+	root.SetIn(e.In)
+	root.SetOut(e.Out)
+	root.SetErr(e.Err)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	if ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled) {
+		err = fault.New(fault.Timeout, "interrupted").WithReason("CANCELED")
+	}
+	return e.Fail(usage(cmd, err))
+}
+
+// usage makes a fault of what cobra says about a command line.
+func usage(cmd *cobra.Command, err error) error {
+	var f *fault.Error
+	var x *exitError
+	if errors.As(err, &f) || errors.As(err, &x) {
+		return err
+	}
+	text := err.Error()
+	for _, start := range []string{"unknown flag", "unknown shorthand", "unknown command", "flag needs", "invalid argument",
+		"required flag", "accepts ", "requires ", "bad flag", "if any flags in the group", "at least one of"} {
+		if strings.HasPrefix(text, start) {
+			first, _, _ := strings.Cut(text, "\n")
+			return fault.New(fault.Invalid, "%s", first).WithNext("%s --help", cmd.CommandPath())
+		}
+	}
+	return err
+}
+
+// command builds the tree of verbs.
+func (s *Service[T]) command(e *Env) *cobra.Command {
+	root := &cobra.Command{Use: s.Name, Short: s.Short, SilenceErrors: true, SilenceUsage: true,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return nearest(cmd, args[0])
+			}
+			return cmd.Help()
+		}}
+	root.SuggestionsMinimumDistance = 2
+	root.CompletionOptions.DisableDefaultCmd = false
+	pf := root.PersistentFlags()
+	pf.StringVar(&e.Root, "root", "", "folder of a platform on this machine")
+	pf.StringVar(&e.ConfigFile, "config", "", "configuration file (default ROOT/"+s.Name+"/"+s.Name+".toml)")
+	pf.StringVar(&e.Addr, "addr", "", "address of the service: HOST:PORT, https://HOST, or local for its Unix socket")
+	pf.StringVar(&e.CA, "ca", "", "file with the platform's root certificate")
+	pf.BoolVar(&e.JSON, "json", false, "print JSON")
+	pf.DurationVar(&e.Timeout, "timeout", 0, "limit for the whole command, e.g. 30s")
+	pf.BoolVar(&e.Quiet, "quiet", false, "print only answers and errors")
+	pf.BoolVar(&e.Yes, "yes", false, "don't ask")
+
+	// The deadline of --timeout and the interrupt belong to every verb but the server, which has its own signals.
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Annotations[ownSignals] != "" {
+			return nil
+		}
+		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+		ctx, cancel := e.context(ctx)
+		context.AfterFunc(ctx, func() { cancel(); stop() })
+		cmd.SetContext(ctx)
+		return nil
+	}
+	root.AddCommand(s.configCommand(e), versionCommand(e))
+	if s.Commands != nil {
+		root.AddCommand(s.Commands(e, func() (T, error) { cfg, _, err := s.load(e); return cfg, err })...)
+	}
+	groups(root)
+	return root
+}
+
+// ownSignals marks a verb that handles signals by itself.
+const ownSignals = "own-signals"
+
+// groups gives every verb with sub-verbs the same answer to an unknown one.
+func groups(cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		if c.HasSubCommands() && c.RunE == nil && c.Run == nil {
+			c.Args = cobra.ArbitraryArgs
+			c.RunE = func(cmd *cobra.Command, args []string) error {
+				if len(args) > 0 {
+					return nearest(cmd, args[0])
+				}
+				return cmd.Help()
+			}
+		}
+		groups(c)
+	}
+}
