@@ -14,7 +14,7 @@ type Call struct {
 	Origin
 	Caller Caller
 	Rule   Rule
-	token  string
+	token  string // as presented; leaves the package only towards MCIAS and the server in process
 
 	mu        sync.Mutex // guards decisions
 	decisions []Decision

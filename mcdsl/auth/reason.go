@@ -41,3 +41,7 @@ func errNoKeys() *fault.Error {
 	return fault.New(fault.Unavailable, "no key set of MCIAS yet").WithReason(ReasonNoKeys).WithRetry(retryUnknown).
 		WithNext("mcp status mcias")
 }
+
+func errSeveral() *fault.Error {
+	return fault.New(fault.Invalid, "more than one Authorization header").WithReason(ReasonAmbiguous)
+}

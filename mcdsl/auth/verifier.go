@@ -12,13 +12,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	mciasv1 "metacircular.net/mcias/api/mcias/v1"
 
 	"metacircular.net/mcdsl/clock"
 	"metacircular.net/mcdsl/fault"
 	"metacircular.net/mcdsl/log"
+	"metacircular.net/mcdsl/metrics"
 )
 
 // The budgets of platform.md 4: how long a service goes on without hearing MCIAS.
@@ -37,7 +36,7 @@ type Config struct {
 	PrivilegedBudget time.Duration // 0 = 30 s
 	Clock            clock.Clock
 	Log              *slog.Logger
-	Metrics          prometheus.Registerer // nil = none
+	Metrics          *metrics.Registry // nil = none
 }
 
 // Verifier turns tokens into callers without a round trip, and knows how long that may go on without MCIAS.
@@ -47,7 +46,6 @@ type Verifier struct {
 	clock    clock.Clock
 	log      *slog.Logger
 	instance string
-	metrics  *verifierMetrics
 
 	state     atomic.Pointer[state]
 	beat      atomic.Pointer[time.Time] // last heartbeat without a gap, by our clock
@@ -89,7 +87,7 @@ func New(c Config) (*Verifier, error) {
 	}
 	v := &Verifier{conf: c, clock: clock.Or(c.Clock), log: log.Or(c.Log), held: map[*hold]struct{}{},
 		refresh: make(chan struct{}, 1)}
-	v.metrics = newMetrics(c.Metrics, v)
+	v.gauges()
 	var id [8]byte
 	_, _ = rand.Read(id[:]) // never fails
 	v.instance = hex.EncodeToString(id[:])
@@ -156,7 +154,7 @@ func (v *Verifier) Check(call *Call, bearer string) error {
 // the last word of MCIAS is; Fresh does.
 func (v *Verifier) Verify(token string) (Caller, error) {
 	c, err := v.verify(token)
-	v.metrics.verified(err)
+	v.conf.Metrics.Verify(outcome(err))
 	return c, err
 }
 
@@ -179,7 +177,7 @@ func (v *Verifier) verify(token string) (Caller, error) {
 		e.hash = hash
 		v.cache.put(e, now.UnixNano())
 	} else {
-		v.metrics.hit()
+		v.conf.Metrics.CacheHit()
 	}
 	if now.UnixNano() > e.exp {
 		v.cache.drop(e)

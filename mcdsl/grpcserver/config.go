@@ -6,7 +6,6 @@ import (
 	"net/http"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
 	"metacircular.net/mcdsl/audit"
@@ -15,6 +14,7 @@ import (
 	"metacircular.net/mcdsl/gateway"
 	"metacircular.net/mcdsl/health"
 	"metacircular.net/mcdsl/httpserver"
+	"metacircular.net/mcdsl/metrics"
 )
 
 // Config says what a server serves and to whom. Service, Rules and Register are needed; each transport is
@@ -42,12 +42,12 @@ type Config struct {
 	LocalAdmins []uint32                             // uids that count as root on the socket
 	Peer        func(uid uint32) (auth.Caller, bool) // lets further uids onto the socket; nil = none
 
-	Sealed  func() error         // a refusal while the vault is sealed, asked for rules with NeedsUnsealed; nil = never sealed
-	Audit   audit.Sink           // nil = the log
-	Extra   []Interceptor        // the service's own, innermost
-	Health  *health.Set          // nil = an empty one
-	Log     *slog.Logger         // nil = silent
-	Metrics *prometheus.Registry // nil = none; served nowhere by itself
+	Sealed  func() error      // a refusal while the vault is sealed, asked for rules with NeedsUnsealed; nil = never sealed
+	Audit   audit.Sink        // nil = the log
+	Extra   []Interceptor     // the service's own, innermost
+	Health  *health.Set       // nil = an empty one
+	Log     *slog.Logger      // nil = silent
+	Metrics *metrics.Registry // nil = none
 	Clock   clock.Clock
 }
 
