@@ -4,13 +4,13 @@ go 1.26.0
 
 require (
 	github.com/pires/go-proxyproto v0.15.0
+	golang.org/x/sys v0.50.0
 	google.golang.org/grpc v1.85.0
 	metacircular.net/mcdsl v0.0.0
 )
 
 require (
 	golang.org/x/net v0.62.0 // indirect
-	golang.org/x/sys v0.50.0 // indirect
 	golang.org/x/text v0.44.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20261019180522-ce908d29299b // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
