@@ -15,6 +15,7 @@ type Setting struct {
 	Source     string `json:"source"` // default, file:line, "env NAME" or flag
 	Reloadable bool   `json:"reloadable"`
 	Secret     bool   `json:"secret"`
+	raw        string // the whole value, for Changes: print shortens tables
 }
 
 // Report says where each setting came from.
@@ -25,7 +26,8 @@ type Report struct {
 
 func (r *Report) fill(leaves []leaf, origin map[string]string) {
 	for _, l := range leaves {
-		s := Setting{Key: l.key, Value: l.text(), Source: "default", Reloadable: l.reload, Secret: l.secret}
+		s := Setting{Key: l.key, Value: l.text(), Source: "default", Reloadable: l.reload, Secret: l.secret,
+			raw: fmt.Sprintf("%v", l.value.Interface())}
 		if o, ok := origin[l.key]; ok {
 			s.Source = o
 		}
@@ -52,10 +54,10 @@ func (r *Report) Print(w io.Writer) error {
 func Changes(before, after *Report) (now, restart []string) {
 	old := map[string]string{}
 	for _, s := range before.Settings {
-		old[s.Key] = s.Value
+		old[s.Key] = s.raw
 	}
 	for _, s := range after.Settings {
-		if old[s.Key] == s.Value {
+		if old[s.Key] == s.raw {
 			continue
 		}
 		if s.Reloadable {
