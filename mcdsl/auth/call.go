@@ -14,6 +14,7 @@ type Call struct {
 	Origin
 	Caller Caller
 	Rule   Rule
+	User   string // for the edge's log line, when the caller was verified further in
 	token  string // as presented; leaves the package only towards MCIAS and the server in process
 
 	mu        sync.Mutex // guards decisions

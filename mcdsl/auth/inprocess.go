@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/metadata"
 )
@@ -18,6 +19,8 @@ const (
 	mdLocal     = "mc-local"
 	mdToken     = "authorization"
 	mdPrefix    = "mc-"
+	mdUser      = "mc-user"
+	mdMaxAge    = "mc-max-age"
 )
 
 // Outgoing returns a context whose calls on the in-process connection say where the present call came from and,
@@ -106,4 +109,29 @@ func Bearer(values []string) (string, error) {
 		return "", nil
 	}
 	return strings.TrimLeft(v[len(scheme):], " "), nil
+}
+
+// Trailer is what a call in process tells its edge at the end: who it was, for the log line, and how recent a
+// sign-in it wants, for the challenge.
+func (c *Call) Trailer() metadata.MD {
+	md := metadata.MD{}
+	if c.Caller.known {
+		md.Set(mdUser, c.Caller.String())
+	}
+	if c.Rule.MaxAuthAge > 0 {
+		md.Set(mdMaxAge, strconv.Itoa(int(c.Rule.MaxAuthAge/time.Second)))
+	}
+	return md
+}
+
+// Learn takes a trailer up at the edge.
+func (c *Call) Learn(md metadata.MD) {
+	if v := md.Get(mdUser); len(v) == 1 && !c.Caller.known {
+		c.User = v[0]
+	}
+	if v := md.Get(mdMaxAge); len(v) == 1 {
+		if n, err := strconv.Atoi(v[0]); err == nil {
+			c.Rule.MaxAuthAge = time.Duration(n) * time.Second
+		}
+	}
 }

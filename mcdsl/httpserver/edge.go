@@ -148,7 +148,7 @@ func quiet(path string) bool { return path == "/healthz" || path == "/readyz" }
 
 func userOf(c *auth.Call) string {
 	if !c.Caller.Known() {
-		return ""
+		return c.User
 	}
 	return c.Caller.String()
 }
