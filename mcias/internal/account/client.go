@@ -34,7 +34,9 @@ type Client struct {
 }
 
 // Public reports whether the client has no secret by nature.
-func (c *Client) Public() bool { return c.Kind == KindNative || c.Kind == KindSPA || c.Kind == KindTest }
+func (c *Client) Public() bool {
+	return c.Kind == KindNative || c.Kind == KindSPA || c.Kind == KindTest
+}
 
 // MaxRedirects is how many redirect URIs a client may have.
 const MaxRedirects = 20

@@ -94,7 +94,7 @@ type Rule struct {
 }
 
 var (
-	idPattern     = regexp.MustCompile(`^[a-z0-9][a-z0-9._:-]{0,63}$`)
+	idPattern     = regexp.MustCompile(`^[a-z0-9][a-z0-9._:-]{0,199}$`)
 	actionPattern = regexp.MustCompile(`^(\*|[a-z]+:(\*|[a-z]+))$`)
 )
 
