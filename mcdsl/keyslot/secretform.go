@@ -82,6 +82,9 @@ func CheckPassword(password []byte) error {
 	return nil
 }
 
+// NewRecoveryCode returns a fresh recovery code, for a service that makes its rows itself with NewRow.
+func NewRecoveryCode() string { return newCode() }
+
 // newCode returns a recovery code: 150 random bits as 30 characters, 2 check characters, in groups of 4.
 func newCode() string {
 	buf := make([]byte, codeChars)
