@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 	"google.golang.org/grpc"
@@ -42,13 +43,14 @@ type Config struct {
 	LocalAdmins []uint32                             // uids that count as root on the socket
 	Peer        func(uid uint32) (auth.Caller, bool) // lets further uids onto the socket; nil = none
 
-	Sealed  func() error      // a refusal while the vault is sealed, asked for rules with NeedsUnsealed; nil = never sealed
-	Audit   audit.Sink        // nil = the log
-	Extra   []Interceptor     // the service's own, innermost
-	Health  *health.Set       // nil = an empty one
-	Log     *slog.Logger      // nil = silent
-	Metrics *metrics.Registry // nil = none
-	Clock   clock.Clock
+	Sealed    func() error      // a refusal while the vault is sealed, asked for rules with NeedsUnsealed; nil = never sealed
+	Audit     audit.Sink        // nil = the log
+	Extra     []Interceptor     // the service's own, innermost
+	Health    *health.Set       // nil = an empty one
+	Log       *slog.Logger      // nil = silent
+	Metrics   *metrics.Registry // nil = none
+	Clock     clock.Clock
+	Keepalive time.Duration // gRPC pings to idle clients; 0 = 20 s
 }
 
 // Interceptor is one of a service's own, run after every check. Either may be nil.
