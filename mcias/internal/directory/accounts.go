@@ -451,6 +451,29 @@ func (d *Directory) Redeem(ctx context.Context, secret, phc string, from audit.B
 	return name, err
 }
 
+// SetPassword stores a new password, kills the account's tokens and ends its sessions but one. also runs in the same
+// transaction.
+func (d *Directory) SetPassword(ctx context.Context, by audit.By, id, phc, exceptSID string, also func(*db.Tx, time.Time) error) (ended int, err error) {
+	now := d.Clock.Now()
+	err = d.write(ctx, func(tx *db.Tx) error {
+		a, err := store.AccountByID(tx, id)
+		if err != nil {
+			return err
+		}
+		if err := also(tx, now); err != nil {
+			return err
+		}
+		if err := store.SetPassword(tx, id, phc, now); err != nil {
+			return err
+		}
+		if ended, err = d.cut(tx, a, now, true, exceptSID); err != nil {
+			return err
+		}
+		return audited(tx, now, by.Record("password.change", a.Name))
+	})
+	return ended, err
+}
+
 // LinkAccount returns whom an open link belongs to, without spending it.
 func (d *Directory) LinkAccount(ctx context.Context, secret string) (name string, err error) {
 	err = d.DB.Read(ctx, func(v *db.View) error {

@@ -2,7 +2,7 @@
 //
 // Argon2 allocates its whole memory anew for each hash, so a flood of sign-ins would otherwise decide how much memory
 // MCIAS uses. The pool admits min(cores, budget ÷ memory) hashes at once, queues at most Queue more in order, and
-// answers the rest "busy" after Wait. The permit belongs to the hashing goroutine: a caller that goes away does not
+// answers the rest "busy" after Wait. A [Permit] belongs to the hashing goroutine: a caller that goes away does not
 // free memory that is still in use.
 //
 // Callers whose network has succeeded for that account before ([Class.Known]) go to the head of the queue, and one

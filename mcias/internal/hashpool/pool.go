@@ -75,22 +75,51 @@ func New(cfg Config) (*Pool, error) {
 	return p, nil
 }
 
-// Hash returns the PHC string of a new password.
-func (p *Pool) Hash(ctx context.Context, class Class, password []byte) (string, error) {
-	var out string
-	err := p.run(ctx, class, func(pw []byte) { out = newPHC(p.cfg.Params, pw).String() }, password)
-	return out, err
+// Permit is the right to hash. It belongs to one goroutine, which releases it when its hashing is done, whatever became
+// of the request it hashes for.
+type Permit struct {
+	pool *Pool
+	done bool
 }
+
+// Admit waits for a permit.
+func (p *Pool) Admit(ctx context.Context, class Class) (*Permit, error) {
+	if err := p.acquire(ctx, class); err != nil {
+		return nil, err
+	}
+	return &Permit{pool: p}, nil
+}
+
+// Release gives the permit back. More than once is fine.
+func (m *Permit) Release() {
+	if !m.done {
+		m.done = true
+		m.pool.release()
+	}
+}
+
+// Hash returns the PHC string of a new password.
+func (m *Permit) Hash(password []byte) string { return newPHC(m.pool.cfg.Params, password).String() }
 
 // Verify compares a password with a PHC string. An empty or damaged string costs the same as a real one and never
 // matches. rehash reports that the stored parameters are not the current ones.
-func (p *Pool) Verify(ctx context.Context, class Class, stored string, password []byte) (ok, rehash bool, err error) {
-	h, perr := parsePHC(stored)
-	if perr != nil {
-		h = p.dummy
+func (m *Permit) Verify(stored string, password []byte) (ok, rehash bool) {
+	h, err := parsePHC(stored)
+	if err != nil {
+		h = m.pool.dummy
 	}
-	err = p.run(ctx, class, func(pw []byte) { ok = h.matches(pw) }, password)
-	return ok && perr == nil && err == nil, h.Params != p.cfg.Params, err
+	ok = h.matches(password)
+	return ok && err == nil, h.Params != m.pool.cfg.Params
+}
+
+// Hash admits, hashes and releases.
+func (p *Pool) Hash(ctx context.Context, class Class, password []byte) (string, error) {
+	m, err := p.Admit(ctx, class)
+	if err != nil {
+		return "", err
+	}
+	defer m.Release()
+	return m.Hash(password), nil
 }
 
 // Exclusive waits for the whole pool, runs fn, and gives it back: for key derivations that need all the memory.
@@ -122,25 +151,6 @@ func (p *Pool) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return Stats{Inflight: p.permits - p.free, Queued: len(p.known) + len(p.queue), Refused: p.refused.Load()}
-}
-
-// run admits the caller and hashes in a goroutine of its own, which owns the permit.
-func (p *Pool) run(ctx context.Context, class Class, fn func([]byte), password []byte) error {
-	if err := p.acquire(ctx, class); err != nil {
-		return err
-	}
-	// The hashing goroutine has its own copy: the caller may be gone and reuse its bytes.
-	pw := append([]byte(nil), password...)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer p.release()
-		defer clear(pw)
-		fn(pw)
-	}()
-	// Not select on ctx: the result is written by the goroutine, and one hash takes a tenth of a second.
-	<-done
-	return ctx.Err()
 }
 
 func (p *Pool) acquire(ctx context.Context, class Class) error {

@@ -11,25 +11,26 @@ type Throttle struct {
 	Fails  int
 	NextOK time.Time
 	Last   time.Time
+	Told   time.Time // of the last audit record about it
 }
 
 // ThrottleOf returns the counter, zero if there is none.
 func ThrottleOf(r Reader, key []byte) (Throttle, error) {
 	var t Throttle
-	var next, last int64
-	err := r.QueryRow(`SELECT fails, next_ok, last FROM login_throttle WHERE key = ?`, key).Scan(&t.Fails, &next, &last)
+	var next, last, told int64
+	err := r.QueryRow(`SELECT fails, next_ok, last, told FROM login_throttle WHERE key = ?`, key).Scan(&t.Fails, &next, &last, &told)
 	if errors.Is(err, sql.ErrNoRows) {
 		return t, nil
 	}
-	t.NextOK, t.Last = at(next), at(last)
+	t.NextOK, t.Last, t.Told = at(next), at(last), at(told)
 	return t, err
 }
 
 // SetThrottle stores the counter.
 func SetThrottle(w Writer, key []byte, t Throttle) error {
-	_, err := w.Exec(`INSERT INTO login_throttle (key, fails, next_ok, last) VALUES (?, ?, ?, ?)
-		ON CONFLICT (key) DO UPDATE SET fails = excluded.fails, next_ok = excluded.next_ok, last = excluded.last`,
-		key, t.Fails, ms(t.NextOK), ms(t.Last))
+	_, err := w.Exec(`INSERT INTO login_throttle (key, fails, next_ok, last, told) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (key) DO UPDATE SET fails = excluded.fails, next_ok = excluded.next_ok, last = excluded.last, told = excluded.told`,
+		key, t.Fails, ms(t.NextOK), ms(t.Last), ms(t.Told))
 	return err
 }
 

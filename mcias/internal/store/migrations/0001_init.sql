@@ -24,7 +24,8 @@ CREATE TABLE password (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE login_throttle (
-  key BLOB PRIMARY KEY, fails INTEGER NOT NULL, next_ok INTEGER NOT NULL, last INTEGER NOT NULL
+  key BLOB PRIMARY KEY, fails INTEGER NOT NULL, next_ok INTEGER NOT NULL, last INTEGER NOT NULL,
+  told INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX login_throttle_last ON login_throttle (last);
 CREATE TABLE known_network (
