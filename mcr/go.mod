@@ -2,7 +2,19 @@ module metacircular.net/mcr
 
 go 1.26.0
 
-require metacircular.net/mcdsl v0.0.0
+require (
+	github.com/go-chi/chi/v5 v5.5.0
+	metacircular.net/mcdsl v0.0.0
+)
+
+require (
+	github.com/go-jose/go-jose/v4 v4.1.9 // indirect
+	github.com/grpc-ecosystem/grpc-gateway/v2 v2.33.0 // indirect
+	golang.org/x/net v0.62.0 // indirect
+	golang.org/x/text v0.44.0 // indirect
+	google.golang.org/genproto/googleapis/api v0.0.0-20261026165753-2ffab32bce7e // indirect
+	metacircular.net/mcias/api v0.0.0 // indirect
+)
 
 require (
 	github.com/beorn7/perks v1.0.1 // indirect

@@ -48,13 +48,39 @@ func (s *Store) Repo(ctx context.Context, name string) (r Repo, err error) {
 	return r, err
 }
 
-// RepoNames lists repositories that show a manifest, in byte order after the given name, n at a time. The
-// caller filters by what may be seen and asks on.
-func (s *Store) RepoNames(ctx context.Context, after, contains string, n int) (names []string, err error) {
+// batch is how many names are looked at together when filtering.
+const batch = 500
+
+// VisibleRepos lists, in byte order after the given name, up to n repositories that show a manifest and that
+// visible lets pass, and whether there are more.
+func (s *Store) VisibleRepos(ctx context.Context, after, contains string, n int, visible func(name string) bool) (names []string, more bool, err error) {
+	names = []string{}
+	for {
+		all, err := s.repoNames(ctx, after, contains)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, name := range all {
+			if !visible(name) {
+				continue
+			}
+			if len(names) == n {
+				return names, true, nil
+			}
+			names = append(names, name)
+		}
+		if len(all) < batch {
+			return names, false, nil
+		}
+		after = all[len(all)-1]
+	}
+}
+
+func (s *Store) repoNames(ctx context.Context, after, contains string) (names []string, err error) {
 	err = s.db.Read(ctx, func(v *db.View) error {
 		names, err = column(v, `SELECT r.name FROM repos r WHERE r.name > ? AND (? = '' OR instr(r.name, ?) > 0)
 			AND EXISTS (SELECT 1 FROM repo_manifests rm WHERE rm.repo = r.id AND rm.deleted_at IS NULL)
-			ORDER BY r.name LIMIT ?`, after, contains, contains, n)
+			ORDER BY r.name LIMIT ?`, after, contains, contains, batch)
 		return err
 	})
 	return names, err
