@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"metacircular.net/mcdsl/fault"
+	"metacircular.net/mcdsl/grpcserver"
 	"metacircular.net/mcdsl/tlsutil"
 )
 
@@ -152,6 +153,7 @@ func (e *Env) DialToken(ctx context.Context, addr, audience string) (*grpc.Clien
 }
 
 func (e *Env) dialSocket(t *target) (*grpc.ClientConn, error) {
+	t.socket = grpcserver.SocketFor(t.socket)
 	if _, err := os.Stat(t.socket); err != nil {
 		return nil, fault.New(fault.Unavailable, "%s does not run here: no socket at %s", t.service, t.socket).
 			WithNext("start it, or name its platform with --root DIR").Wrap(err)
@@ -287,7 +289,7 @@ func (e *Env) HTTP(ctx context.Context, service string, token bool) (*http.Clien
 		return nil, "", err
 	}
 	if t.socket != "" {
-		return socketClient(t.socket), "http://" + service, nil
+		return socketClient(grpcserver.SocketFor(t.socket)), "http://" + service, nil
 	}
 	base, err := t.p.URL(service)
 	if err != nil {
@@ -309,6 +311,16 @@ func (e *Env) HTTP(ctx context.Context, service string, token bool) (*http.Clien
 		rt = bearer{rt, tok}
 	}
 	return &http.Client{Transport: rt, Timeout: callTimeout}, base, nil
+}
+
+// openable reports whether a socket is there and this user may ask.
+func openable(path string) bool {
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
 }
 
 func socketClient(path string) *http.Client {

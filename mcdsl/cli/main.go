@@ -88,7 +88,10 @@ func (s *Service[T]) command(e *Env) *cobra.Command {
 		cmd.SetContext(ctx)
 		return nil
 	}
-	root.AddCommand(s.configCommand(e), versionCommand(e))
+	root.AddCommand(s.serverCommand(e), statusCommand(e), healthCommand(e), s.doctorCommand(e), s.configCommand(e), versionCommand(e))
+	if s.hasDatabase() {
+		root.AddCommand(s.snapshotCommand(e), s.restoreCommand(e))
+	}
 	if s.Commands != nil {
 		root.AddCommand(s.Commands(e, func() (T, error) { cfg, _, err := s.load(e); return cfg, err })...)
 	}

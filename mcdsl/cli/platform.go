@@ -24,6 +24,8 @@ type Platform struct {
 	GRPCPort string // of every service, behind MC-Proxy
 	CAFile   string
 	Hosts    *hostmap.Map
+
+	own, ownSocket string // socket of the binary's own service, as a configuration named by --config says
 }
 
 // Platform finds the platform of this run: --addr, --ca, --config and --root first, then the saved login.
@@ -33,7 +35,7 @@ func (e *Env) Platform() (*Platform, error) {
 		p.fromRoot(e.Root, e.Service)
 	}
 	if e.ConfigFile != "" {
-		p.fromConfig(e.ConfigFile)
+		p.own, p.ownSocket = e.Service, p.fromConfig(e.ConfigFile)
 		if root := rootOf(e.ConfigFile); p.Root == "" && root != "" {
 			p.Root = root
 		}
@@ -44,6 +46,9 @@ func (e *Env) Platform() (*Platform, error) {
 			return nil, err
 		}
 		p.fromLogin(login)
+	}
+	if u, ok := strings.CutPrefix(e.Addr, "https://"+e.Service+"."); ok && p.Issuer == "" {
+		p.setIssuer("https://mcias." + u)
 	}
 	if p.Root != "" {
 		p.Hosts = hostmap.Open(filepath.Join(p.Root, "run", "hosts"))
@@ -79,11 +84,12 @@ func (p *Platform) fromRoot(root, service string) {
 	}
 }
 
-// fromConfig takes what a service's configuration says of the platform; an unreadable file says nothing.
-func (p *Platform) fromConfig(file string) {
+// fromConfig takes what a service's configuration says of the platform, and returns the service's socket; an
+// unreadable file says nothing.
+func (p *Platform) fromConfig(file string) (socket string) {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return
+		return ""
 	}
 	var c struct {
 		MCIAS struct {
@@ -91,15 +97,15 @@ func (p *Platform) fromConfig(file string) {
 			GRPCAddr  string `toml:"grpc_addr"`
 			CACert    string `toml:"ca_cert"`
 		} `toml:"mcias"`
+		Server struct {
+			Socket string `toml:"socket"`
+		} `toml:"server"`
 		Tokens struct {
 			Issuer string `toml:"issuer"`
 		} `toml:"tokens"`
-		Agent struct {
-			Domain string `toml:"domain"`
-		} `toml:"agent"`
 	}
 	if toml.Unmarshal(data, &c) != nil {
-		return
+		return ""
 	}
 	issuer := c.MCIAS.ServerURL
 	if issuer == "" {
@@ -117,6 +123,10 @@ func (p *Platform) fromConfig(file string) {
 			p.CAFile = filepath.Join(filepath.Dir(file), p.CAFile)
 		}
 	}
+	if s := c.Server.Socket; s != "" && !filepath.IsAbs(s) {
+		return filepath.Join(filepath.Dir(file), s)
+	}
+	return c.Server.Socket
 }
 
 func (p *Platform) fromLogin(l *Login) {
@@ -205,6 +215,9 @@ func mustPort(raw string) string {
 
 // Socket returns the path of a service's Unix socket on this machine.
 func (p *Platform) Socket(service string) string {
+	if service == p.own && p.ownSocket != "" {
+		return p.ownSocket
+	}
 	if p.Root == "" || p.Root == "/srv" {
 		return "/run/mc/" + service + ".sock"
 	}

@@ -15,7 +15,7 @@ import (
 
 // load reads the service's configuration as the server would.
 func (s *Service[T]) load(e *Env) (T, *config.Report, error) {
-	in := config.Input{Service: s.Name, Prefix: s.Prefix, File: e.Configured(), Env: os.Environ(), Flags: s.flags}
+	in := config.Input{Service: s.Name, Prefix: s.Prefix, File: e.Configured(), Env: os.Environ()}
 	if _, err := os.Stat(in.File); err != nil {
 		var none T
 		if os.IsNotExist(err) {

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	mciasv1 "metacircular.net/mcias/api/mcias/v1"
+	"metacircular.net/mcdsl/auth"
 )
 
 // Claims are those of a platform token, for showing. They decide nothing: the service's verifier judges the token at
@@ -42,11 +42,9 @@ type Decision struct {
 	Revision       int64
 }
 
-func decisionOf(m *mciasv1.MintResponse) Decision {
-	o := m.GetObligations()
-	return Decision{Outcome: m.GetOutcome(), Rule: m.GetRuleId(), Rules: m.GetRuleIds(), RequireMFA: o.GetRequireMfa(),
-		RequirePasskey: o.GetRequirePasskey(), MaxAuthAge: o.GetMaxAuthAge().AsDuration(), TokenTTL: o.GetTokenTtl().AsDuration(),
-		Revision: m.GetPolicyRevision()}
+func decisionOf(m auth.Minted) Decision {
+	return Decision{Outcome: m.Outcome, Rule: m.RuleID, Rules: m.RuleIDs, RequireMFA: m.Must.MFA, RequirePasskey: m.Must.Passkey,
+		MaxAuthAge: m.Must.MaxAuthAge, TokenTTL: m.Must.TokenTTL, Revision: m.Revision}
 }
 
 // readClaims decodes the claims of a token that came from MCIAS itself a moment ago.

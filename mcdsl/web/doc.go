@@ -18,8 +18,8 @@
 //	}
 //
 // A page is a client of its service's own gRPC, over the connection in process, with the token of the session; so it
-// gets the verdict that REST and gRPC get. Each page route has its rule in the service's map; Rules returns the rows
-// of the routes that this package brings.
+// gets the verdict that REST and gRPC get. Each page route has its rule in the service's map; [Site.Rules] returns
+// the rows of the routes that this package brings, and mcdsl/cli adds them by itself.
 //
 // Pages work without JavaScript; htmx replaces fragments of the same templates. Templates are parsed in New and
 // rendered into a buffer first, so that an error never shows half a page. Sites and sessions are safe for concurrent

@@ -18,8 +18,6 @@ import (
 	"github.com/go-chi/chi/v5"
 	"google.golang.org/grpc"
 
-	mciasv1 "metacircular.net/mcias/api/mcias/v1"
-
 	"metacircular.net/mcdsl/auth"
 	"metacircular.net/mcdsl/clock"
 	"metacircular.net/mcdsl/fault"
@@ -49,6 +47,7 @@ type LoginConfig struct {
 type Login struct {
 	cfg      LoginConfig
 	provider *provider
+	minter   *auth.Minter
 	sessions *sessions
 	seal     cipher.AEAD // of the cookie between leaving and coming back; the key lives with the process
 	site     *Site
@@ -70,10 +69,19 @@ func NewLogin(cfg LoginConfig) (*Login, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Login{cfg: cfg, seal: seal, sessions: &sessions{clock: cfg.Clock, all: map[string]*entry{}},
+	return &Login{cfg: cfg, seal: seal, minter: auth.NewMinter(cfg.MCIAS, cfg.Key), sessions: &sessions{clock: cfg.Clock, all: map[string]*entry{}},
 		provider: &provider{issuer: cfg.Issuer, clock: cfg.Clock,
 			client: &http.Client{Transport: cfg.Transport, Timeout: issuerTime,
 				CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}}, nil
+}
+
+// Rules implements Identity.
+func (l *Login) Rules() auth.Map {
+	return auth.Map{
+		"HTTP GET /login":          auth.Public(),
+		"HTTP GET /login/callback": auth.Public(),
+		"HTTP POST /logout":        auth.Public(),
+	}
 }
 
 // Mount implements Identity.
@@ -255,33 +263,23 @@ func (l *Login) establish(ctx context.Context, j journey, code string) (*Session
 	}
 	sess := &Session{idToken: t.IDToken, state: SessionState{Subject: claims.Subject, Name: name, Email: claims.Email,
 		Groups: claims.Groups, SignedIn: l.cfg.Clock.Now()}}
-	err = l.mint(ctx, sess, &mciasv1.GrantCredential{Proof: &mciasv1.GrantCredential_AccessToken{AccessToken: t.AccessToken}})
+	m, err := l.minter.FirstGrant(ctx, t.AccessToken)
 	if err != nil {
 		return nil, err
 	}
-	return sess, nil
+	return sess, sess.take(m)
 }
 
-// mint gets a platform token for this service's own audience and puts it into the session.
-func (l *Login) mint(ctx context.Context, sess *Session, grant *mciasv1.GrantCredential) error {
-	assertion, err := l.cfg.Key.Assertion(l.cfg.Clock.Now())
+// take puts a minted token into the session, whose lock is held or which nobody else has yet.
+func (s *Session) take(m auth.Minted) error {
+	claims, err := readClaims(m.Token)
 	if err != nil {
 		return err
 	}
-	grant.Assertion = assertion
-	res, err := mciasv1.NewTokenClient(l.cfg.MCIAS).Mint(ctx, &mciasv1.MintRequest{
-		Credential: &mciasv1.MintRequest_Grant{Grant: grant}, Audiences: []string{l.cfg.Service}})
-	if err != nil {
-		return err
-	}
-	claims, err := readClaims(res.GetToken())
-	if err != nil {
-		return err
-	}
-	st := &sess.state
-	st.Token, st.Expires, st.Claims, st.Decision = res.GetToken(), res.GetExpiresAt().AsTime(), claims, decisionOf(res)
-	if g := res.GetGrantId(); g != "" {
-		st.GrantID = g
+	st := &s.state
+	st.Token, st.Expires, st.Claims, st.Decision = m.Token, m.Expires, claims, decisionOf(m)
+	if m.GrantID != "" {
+		st.GrantID = m.GrantID
 	}
 	if st.Name == "" {
 		st.Name = claims.Name
@@ -307,7 +305,10 @@ func (l *Login) Token(r *http.Request) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), issuerTime)
 	defer cancel()
-	err = l.mint(ctx, sess, &mciasv1.GrantCredential{Proof: &mciasv1.GrantCredential_GrantId{GrantId: sess.state.GrantID}})
+	m, err := l.minter.Grant(ctx, sess.state.GrantID)
+	if err == nil {
+		err = sess.take(m)
+	}
 	switch {
 	case err == nil:
 		return sess.state.Token, nil

@@ -6,6 +6,7 @@ import (
 	"html/template"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -41,6 +42,8 @@ type Config struct {
 
 // Identity says who uses the pages. Login is the one for services; MCIAS brings its own.
 type Identity interface {
+	// Rules returns the rules of the routes that Mount adds.
+	Rules() auth.Map
 	// Mount adds the routes of signing in and out.
 	Mount(s *Site, r chi.Router)
 	// User returns who is signed in; nil = nobody.
@@ -102,15 +105,16 @@ func New(cfg Config) (*Site, error) {
 	return s, nil
 }
 
-// Rules returns the rules of the routes this package brings. All are public: they are the way in.
-func Rules() auth.Map {
-	return auth.Map{
-		"HTTP GET /static/{file}":  auth.Public(),
-		"HTTP POST /theme":         auth.Public(),
-		"HTTP GET /login":          auth.Public(),
-		"HTTP GET /login/callback": auth.Public(),
-		"HTTP POST /logout":        auth.Public(),
+// Rules returns the rules of the routes this package and its identity bring. All are public: they are the way in.
+func (s *Site) Rules() auth.Map {
+	m := auth.Map{
+		"HTTP GET /static/{file}": auth.Public(),
+		"HTTP POST /theme":        auth.Public(),
 	}
+	if s.cfg.Identity != nil {
+		maps.Copy(m, s.cfg.Identity.Rules())
+	}
+	return m
 }
 
 // Mount registers the routes; it is called by the server.
