@@ -124,8 +124,16 @@ func (k *ServiceKey) Assertion(now time.Time) (string, error) {
 	}
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails
-	return jwt.Signed(signer).Claims(jwt.Claims{
-		Issuer: f.Account, Subject: f.Account, Audience: jwt.Audience{k.issuer}, ID: hex.EncodeToString(id[:]),
-		IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(assertionLife)),
-	}).Serialize()
+	return jwt.Signed(signer).Claims(assertion{Iss: f.Account, Sub: f.Account, Aud: []string{k.issuer}, Jti: hex.EncodeToString(id[:]),
+		Iat: now.Unix(), Exp: now.Add(assertionLife).Unix()}).Serialize()
+}
+
+// assertion is written out so that aud is an array, as the contract says; jwt.Claims writes one audience as a string.
+type assertion struct {
+	Iss string   `json:"iss"`
+	Sub string   `json:"sub"`
+	Aud []string `json:"aud"`
+	Jti string   `json:"jti"`
+	Iat int64    `json:"iat"`
+	Exp int64    `json:"exp"`
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -249,7 +250,7 @@ func (f *MCIAS) Conn(t testing.TB) *grpc.ClientConn {
 // Verifier returns a started verifier of a service that follows the fake and has its keys already.
 func (f *MCIAS) Verifier(t testing.TB, service string) *auth.Verifier {
 	t.Helper()
-	v, err := auth.New(auth.Config{Service: service, Issuer: f.Issuer, Source: auth.Watch(f.Conn(t), f.Key(t, service)),
+	v, err := auth.New(auth.Config{Service: service, Issuer: f.Issuer, Source: auth.Watch(f.Conn(t), f.Key(t, service), auth.WatchLog(slog.New(slog.NewTextHandler(t.Output(), nil)))),
 		StateFile: filepath.Join(t.TempDir(), "auth-state.json")})
 	if err != nil {
 		t.Fatal(err)
@@ -385,4 +386,11 @@ func (f *MCIAS) keySet() *mciasv1.KeySet {
 	}
 	set.Digest = hex.EncodeToString(h.Sum(nil))
 	return set
+}
+
+// Snapshot returns what a stream would begin with: for a verifier that has no stream.
+func (f *MCIAS) Snapshot() *mciasv1.WatchSnapshot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &mciasv1.WatchSnapshot{StreamId: f.streamID, Seq: f.seq, Keys: f.keySet(), Revocations: slices.Clone(f.rows)}
 }
