@@ -63,7 +63,8 @@ type Backend struct {
 	until    time.Time   // deadline of the drain, zero without
 	cutter   *time.Timer // closes the rest at the deadline
 	works    map[*Work]struct{}
-	idle     chan struct{} // closed while draining with nothing in flight
+	idling   bool          // draining with nothing in flight
+	idle     chan struct{} // closed once the connections of an idling backend are closed as well
 	trans    *transports
 
 	health     Health
@@ -109,22 +110,18 @@ func (w *Work) Release() {
 	})
 }
 
-// idleLocked marks a drained backend as idle and closes what its transports pool.
+// idleLocked closes what the transports of a drained backend pool, and then calls it idle. b.mu is held.
 func (b *Backend) idleLocked() {
-	if !b.draining || len(b.works) > 0 {
+	if !b.draining || len(b.works) > 0 || b.idling {
 		return
 	}
-	select {
-	case <-b.idle:
-		return
-	default:
-	}
-	close(b.idle)
-	trans, deadline := b.trans, !b.until.IsZero()
+	b.idling = true
+	trans, done, tell := b.trans, b.idle, !b.until.IsZero() && b.env.Idle != nil
 	b.trans = nil
 	go func() {
 		trans.close()
-		if deadline && b.env.Idle != nil {
+		close(done)
+		if tell {
 			b.env.Idle(b.RouteID, b.Addr)
 		}
 	}()
@@ -156,15 +153,12 @@ func (b *Backend) drain(until time.Time) {
 		b.stopChecks()
 		b.stopChecks = nil
 	}
-	select {
-	case <-b.idle:
+	if b.idling && !until.IsZero() && b.env.Idle != nil {
 		// It was idle before the deadline came; the table still has to learn of it.
-		if !until.IsZero() && b.env.Idle != nil {
-			go b.env.Idle(b.RouteID, b.Addr)
-		}
-	default:
-		b.idleLocked()
+		go b.env.Idle(b.RouteID, b.Addr)
+		return
 	}
+	b.idleLocked()
 }
 
 // restore puts a draining backend back into service.
@@ -179,7 +173,7 @@ func (b *Backend) restore() {
 		b.cutter.Stop()
 		b.cutter = nil
 	}
-	b.idle = make(chan struct{})
+	b.idling, b.idle = false, make(chan struct{})
 	b.health, b.streak, b.fails, b.ejected = Unknown, 0, 0, time.Time{}
 }
 
@@ -201,7 +195,7 @@ func (b *Backend) configure(s Settings) {
 	}
 }
 
-// Idle returns a channel that is closed while the backend drains with nothing in flight.
+// Idle returns a channel that is closed once the drained backend has nothing in flight and no connection left.
 func (b *Backend) Idle() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
