@@ -51,4 +51,3 @@ func (c *Collector) metaTime(ctx context.Context, key string) (time.Time, error)
 	}
 	return t, nil
 }
-

@@ -147,3 +147,6 @@ func Builtin() []Rule {
 			Comment: "each user has users/NAME/ for their own", Owner: OwnerBuiltin},
 	}
 }
+
+// Known reports whether an action is one of ours.
+func (a Action) Known() bool { return slices.Contains(actions, a) }

@@ -262,3 +262,33 @@ func (s *Store) NotePulls(ctx context.Context, pulls map[Pulled]time.Time) error
 		return nil
 	})
 }
+
+// TotalBytes returns the size of a manifest and of everything below it, each digest once.
+func (s *Store) TotalBytes(ctx context.Context, digests ...string) (sizes map[string]int64, err error) {
+	err = s.db.Read(ctx, func(v *db.View) error {
+		sizes = make(map[string]int64, len(digests))
+		for _, d := range digests {
+			var n int64
+			if err := v.QueryRow(`WITH RECURSIVE down (d, size) AS (
+					SELECT digest, size FROM manifests WHERE digest = ?
+					UNION SELECT mr.child, mr.size FROM manifest_refs mr JOIN down ON mr.manifest = down.d)
+				SELECT coalesce(sum(size), 0) FROM down`, d).Scan(&n); err != nil {
+				return err
+			}
+			sizes[d] = n
+		}
+		return nil
+	})
+	return sizes, err
+}
+
+// Parents returns the live indexes of a repository that name a digest.
+func (s *Store) Parents(ctx context.Context, repo, digest string) (parents []string, err error) {
+	err = s.db.Read(ctx, func(v *db.View) error {
+		parents, err = column(v, `SELECT mr.manifest FROM manifest_refs mr JOIN repos r ON r.name = ?
+			JOIN repo_manifests rm ON rm.repo = r.id AND rm.digest = mr.manifest AND rm.deleted_at IS NULL
+			WHERE mr.child = ? AND mr.kind = 'manifest' ORDER BY mr.manifest`, repo, digest)
+		return err
+	})
+	return parents, err
+}
