@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strconv"
 
@@ -164,4 +165,98 @@ func (d *Directory) Bootstrap(tx *db.Tx, by audit.By, admin string) (*Link, erro
 		return nil, err
 	}
 	return d.link(tx, a.ID, store.PurposeFirstAdmin, now)
+}
+
+// Kill is what an operator's revocation hits; one field is set.
+type Kill struct{ JTI, SID, Account, Client string }
+
+// Kill ends tokens by the operator's hand and returns how many sessions ended with them.
+func (d *Directory) Kill(ctx context.Context, by audit.By, k Kill) (ended int, err error) {
+	now := d.Clock.Now()
+	err = d.write(ctx, func(tx *db.Tx) error {
+		ended = 0
+		switch {
+		case k.JTI != "":
+			_, err := d.Killer.Kill(tx, now, revoke.Row{Kind: revoke.JTI, Value: k.JTI})
+			if err != nil {
+				return err
+			}
+			return audited(tx, now, by.Record("token.revoke", "jti:"+k.JTI))
+		case k.SID != "":
+			if did, err := store.DeleteSession(tx, k.SID); err != nil {
+				return err
+			} else if did {
+				ended = 1
+			}
+			if _, err := d.Killer.Kill(tx, now, revoke.Row{Kind: revoke.SID, Value: k.SID}); err != nil {
+				return err
+			}
+			return audited(tx, now, by.Record("token.revoke", "sid:"+k.SID))
+		case k.Account != "":
+			a, err := find(tx, k.Account)
+			if err != nil {
+				return err
+			}
+			if ended, err = d.cut(tx, a, now, true, ""); err != nil {
+				return err
+			}
+			return audited(tx, now, by.Record("token.revoke", "account:"+a.Name))
+		case k.Client != "":
+			if _, err := d.client(tx, by, k.Client); err != nil && k.Client != policy.Self {
+				return err
+			}
+			if err := d.killClient(tx, k.Client, now); err != nil {
+				return err
+			}
+			return audited(tx, now, by.Record("token.revoke", "client:"+k.Client))
+		}
+		return fault.Field1("target", "name a jti, sid, account or client")
+	})
+	return ended, err
+}
+
+// EndSession ends a session: the actor's own, or anybody's for an admin who was allowed to.
+func (d *Directory) EndSession(ctx context.Context, by audit.By, sid, owner string, any bool) error {
+	now := d.Clock.Now()
+	return d.write(ctx, func(tx *db.Tx) error {
+		s, err := store.SessionBySID(tx, sid)
+		if errors.Is(err, store.ErrNotFound) || err == nil && !any && s.Account != owner {
+			return fault.New(fault.NotFound, "there is no session %q", sid).WithNext("mcias session list")
+		}
+		if err != nil {
+			return err
+		}
+		a, err := store.AccountByID(tx, s.Account)
+		if err != nil {
+			return err
+		}
+		if _, err := store.DeleteSession(tx, sid); err != nil {
+			return err
+		}
+		if _, err := d.Killer.Kill(tx, now, revoke.Row{Kind: revoke.SID, Value: sid}); err != nil {
+			return err
+		}
+		return audited(tx, now, by.Record("session.end", a.Name, "sid", sid))
+	})
+}
+
+// RevokeGrant takes an app's access within a session away: the owner's own, or anybody's for an admin.
+func (d *Directory) RevokeGrant(ctx context.Context, by audit.By, id, owner string, any bool) error {
+	now := d.Clock.Now()
+	return d.write(ctx, func(tx *db.Tx) error {
+		g, err := store.GrantByID(tx, id)
+		if errors.Is(err, store.ErrNotFound) || err == nil && !any && g.Account != owner {
+			return fault.New(fault.NotFound, "there is no such access")
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := store.DeleteGrant(tx, id); err != nil {
+			return err
+		}
+		if _, err := d.Killer.Kill(tx, now, revoke.Row{Kind: revoke.SID, Value: g.SID, Aud: g.Client}); err != nil {
+			return err
+		}
+		return audited(tx, now, by.Record("grant.revoke", g.Client, "sid", g.SID))
+	})
 }

@@ -109,3 +109,8 @@ func (m *Minter) Spend(ctx context.Context, s *Service) error {
 
 // JTI returns the assertion's id and end, for a Watch, which remembers it in memory only.
 func (s *Service) JTI() (string, time.Time) { return s.jti, s.expires }
+
+// Still reports whether a service that proved itself may go on: its account is active and its key live.
+func (m *Minter) Still(ctx context.Context, s *Service) (*Service, error) {
+	return m.keyOwner(ctx, s.Key.KID)
+}

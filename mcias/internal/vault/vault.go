@@ -10,6 +10,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"sync"
@@ -241,4 +242,11 @@ func place(parts ...string) []byte {
 		b = append(b, p...)
 	}
 	return b
+}
+
+// NewCredential returns a random credential as text, for a 0600 file.
+func NewCredential() string {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b) // never fails
+	return base64.StdEncoding.EncodeToString(b)
 }
