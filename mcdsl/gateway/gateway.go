@@ -66,7 +66,7 @@ func (g *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.ContentLength != 0 {
-		if mt, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mt != "application/json" {
+		if mt, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mt != "application/json" || len(r.Header.Values("Content-Type")) != 1 {
 			httpserver.WriteError(w, r, httpserver.WithStatus(http.StatusUnsupportedMediaType,
 				fault.New(fault.Invalid, "body is not application/json").WithReason("MEDIA_TYPE")))
 			return
