@@ -40,6 +40,9 @@ type Env struct {
 	Getenv   func(string) string
 	Clock    clock.Clock
 
+	// Started is told where the server listens once it does: for tests, which let the kernel choose the port.
+	Started func(addrs []string)
+
 	stdin *bufio.Reader
 }
 

@@ -82,9 +82,15 @@ func (s *Service[T]) serve(ctx context.Context, e *Env) error {
 	}
 	logger.Info("starting", "version", Version, "config", e.Configured())
 	err = run.Group(ctx, run.Options{Log: logger, Probe: b.probe,
-		Reload:   func(ctx context.Context) error { return s.reload(ctx, e, b, level) },
-		Alive:    func() error { return b.Health.Alive(ctx) },
-		Ready:    func() { b.Health.SetReady(true); logger.Info("ready", "addrs", addresses(srv)) },
+		Reload: func(ctx context.Context) error { return s.reload(ctx, e, b, level) },
+		Alive:  func() error { return b.Health.Alive(ctx) },
+		Ready: func() {
+			b.Health.SetReady(true)
+			logger.Info("ready", "addrs", addresses(srv))
+			if e.Started != nil {
+				e.Started(addresses(srv))
+			}
+		},
 		Stopping: srv.Drain,
 	}, parts...)
 	if err != nil {
