@@ -91,3 +91,23 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestPaths(t *testing.T) {
+	t.Parallel()
+	for _, ok := range []string{"a", "apps/blog/db", "Ünïcode/x", "a b/c"} {
+		if err := ident.Path(ok); err != nil {
+			t.Errorf("Path(%q) = %v", ok, err)
+		}
+	}
+	for _, bad := range []string{"", "/a", "a/", "a//b", ".", "a/../b", "a/./b", "a%2fb", "a\x00b", "a\nb", "u\u0308", "a*", "\xff", `a\b`, "a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q"} {
+		if err := ident.Path(bad); err == nil {
+			t.Errorf("Path(%q) is accepted", bad)
+		}
+	}
+}
+
+func FuzzPath(f *testing.F) {
+	f.Add("a/b")
+	f.Add("a/../b")
+	f.Fuzz(func(_ *testing.T, s string) { _ = ident.Path(s) })
+}

@@ -183,7 +183,7 @@ func (c *compiled) fails(req Request, path []string, n *ident.Name) string {
 		return "tags"
 	case len(c.resources) > 0 && !slices.ContainsFunc(c.resources, func(g []string) bool { return matchGlob(g, path) }):
 		return "resources"
-	case n != nil && (len(c.patterns) > 0 || !c.deny) && !c.names(*n, req.Zones):
+	case n != nil && (len(c.patterns) > 0 || !c.deny && req.Action == Issue) && !c.names(*n, req.Zones):
 		return "identifiers"
 	}
 	return ""

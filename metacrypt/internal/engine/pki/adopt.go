@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"net/netip"
+	"regexp"
 	"time"
 
 	"metacircular.net/mcdsl/fault"
 	"metacircular.net/metacrypt/internal/barrier"
 	"metacircular.net/metacrypt/internal/ca"
+	"metacircular.net/metacrypt/internal/ident"
 	"metacircular.net/metacrypt/internal/store"
 )
 
@@ -153,4 +156,73 @@ func (e *Engine) putIssuer(tx *barrier.Tx, i issuer, at time.Time) error {
 		return err
 	}
 	return store.PutIssuer(tx.SQL(), row)
+}
+
+// NewIssuer describes an intermediate to make.
+type NewIssuer struct {
+	Name  string
+	Zones []string // default: those of the active one
+	Nets  []netip.Prefix
+	Life  time.Duration // default two years
+}
+
+var issuerName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
+
+// CreateIssuer makes an intermediate under the root; from then on it signs. Slot proof was asked before.
+func (e *Engine) CreateIssuer(ctx context.Context, n NewIssuer) (Issuer, error) {
+	if !issuerName.MatchString(n.Name) || n.Name == RootName {
+		return Issuer{}, fault.Field1("name", "%q: lower case letters, digits and hyphens, at most 32, and not %s", n.Name, RootName)
+	}
+	root, old, err := e.signer()
+	if err != nil {
+		return Issuer{}, err
+	}
+	if len(n.Zones) == 0 {
+		n.Zones, n.Nets = ca.Zones(old.auth.Cert), ca.Nets(old.auth.Cert)
+	}
+	for i, z := range n.Zones {
+		name, err := ident.Parse(z)
+		if err != nil || name.IsIP() {
+			return Issuer{}, fault.Field1("permitted_dns", "%q is no domain", z)
+		}
+		n.Zones[i] = name.String()
+	}
+	if n.Life <= 0 {
+		n.Life = ca.IssuerLife
+	}
+	now := e.cfg.Clock.Now()
+	err = e.b.Write(ctx, func(tx *barrier.Tx) error {
+		rows, err := store.Issuers(tx.SQL(), e.mount.ID)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			if r.Name == n.Name {
+				return fault.New(fault.Exists, "there is an issuer %q already", n.Name)
+			}
+		}
+		key, err := getKey(&tx.View, e.mount.Name, RootName)
+		if err != nil {
+			return err
+		}
+		auth, err := ca.NewIssuer(ca.Authority{Cert: root, Key: key}, ca.IssuerSpec{Name: "Metacircular " + n.Name, Zones: n.Zones, Nets: n.Nets, Life: n.Life,
+			CRLURL: e.url("crl/" + RootName), AIAURL: e.url("ca")}, now)
+		if err != nil {
+			return err
+		}
+		if err := e.putIssuer(tx, issuer{n.Name, StateActive, auth}, now); err != nil {
+			return err
+		}
+		return putKey(tx, e.mount.Name, n.Name, auth.Key)
+	})
+	if err != nil {
+		return Issuer{}, err
+	}
+	if err := e.b.Read(ctx, e.load); err != nil {
+		return Issuer{}, err
+	}
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	i := e.issuers[n.Name]
+	return Issuer{i.name, i.state, i.auth.Cert}, nil
 }
