@@ -28,6 +28,7 @@ const host = "mcr.mc.localhost"
 // registry is a whole registry behind TLS with a fake MCIAS.
 type registry struct {
 	*service.Parts
+	ca   *mctest.CA
 	idp  *mctest.MCIAS
 	addr string // host:port under the certificate's name
 	web  *http.Client
@@ -45,7 +46,7 @@ func start(t *testing.T, opts ...option) *registry {
 func startAt(t *testing.T, c clock.Clock, dir string, opts ...option) *registry {
 	t.Helper()
 	ca := mctest.NewCA(t)
-	r := &registry{idp: mctest.NewMCIAS(t, ca), dir: dir}
+	r := &registry{ca: ca, idp: mctest.NewMCIAS(t, ca), dir: dir}
 	cfg := service.Config{
 		MCIAS:    config.MCIAS{ServerURL: r.idp.Issuer, ServiceName: "mcr"},
 		Registry: service.Registry{MaxManifest: 4 << 20},
