@@ -328,6 +328,102 @@ func (x *GetNodeResponse) GetNode() *Node {
 	return nil
 }
 
+type RegisterNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterNodeRequest) Reset() {
+	*x = RegisterNodeRequest{}
+	mi := &file_mcp_v1_node_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterNodeRequest) ProtoMessage() {}
+
+func (x *RegisterNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mcp_v1_node_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterNodeRequest.ProtoReflect.Descriptor instead.
+func (*RegisterNodeRequest) Descriptor() ([]byte, []int) {
+	return file_mcp_v1_node_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RegisterNodeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RegisterNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Created       bool                   `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterNodeResponse) Reset() {
+	*x = RegisterNodeResponse{}
+	mi := &file_mcp_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterNodeResponse) ProtoMessage() {}
+
+func (x *RegisterNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mcp_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterNodeResponse.ProtoReflect.Descriptor instead.
+func (*RegisterNodeResponse) Descriptor() ([]byte, []int) {
+	return file_mcp_v1_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RegisterNodeResponse) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *RegisterNodeResponse) GetCreated() bool {
+	if x != nil {
+		return x.Created
+	}
+	return false
+}
+
 var File_mcp_v1_node_proto protoreflect.FileDescriptor
 
 const file_mcp_v1_node_proto_rawDesc = "" +
@@ -353,10 +449,16 @@ const file_mcp_v1_node_proto_rawDesc = "" +
 	"\x0eGetNodeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"3\n" +
 	"\x0fGetNodeResponse\x12 \n" +
-	"\x04node\x18\x01 \x01(\v2\f.mcp.v1.NodeR\x04node2\xb2\x01\n" +
+	"\x04node\x18\x01 \x01(\v2\f.mcp.v1.NodeR\x04node\")\n" +
+	"\x13RegisterNodeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"R\n" +
+	"\x14RegisterNodeResponse\x12 \n" +
+	"\x04node\x18\x01 \x01(\v2\f.mcp.v1.NodeR\x04node\x12\x18\n" +
+	"\acreated\x18\x02 \x01(\bR\acreated2\xfd\x01\n" +
 	"\x05Nodes\x12S\n" +
 	"\tListNodes\x12\x18.mcp.v1.ListNodesRequest\x1a\x19.mcp.v1.ListNodesResponse\"\x11\x82\xd3\xe4\x93\x02\v\x12\t/v1/nodes\x12T\n" +
-	"\aGetNode\x12\x16.mcp.v1.GetNodeRequest\x1a\x17.mcp.v1.GetNodeResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/nodes/{name}B'Z%metacircular.net/mcp/api/mcp/v1;mcpv1b\x06proto3"
+	"\aGetNode\x12\x16.mcp.v1.GetNodeRequest\x1a\x17.mcp.v1.GetNodeResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/nodes/{name}\x12I\n" +
+	"\fRegisterNode\x12\x1b.mcp.v1.RegisterNodeRequest\x1a\x1c.mcp.v1.RegisterNodeResponseB'Z%metacircular.net/mcp/api/mcp/v1;mcpv1b\x06proto3"
 
 var (
 	file_mcp_v1_node_proto_rawDescOnce sync.Once
@@ -370,29 +472,34 @@ func file_mcp_v1_node_proto_rawDescGZIP() []byte {
 	return file_mcp_v1_node_proto_rawDescData
 }
 
-var file_mcp_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_mcp_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_mcp_v1_node_proto_goTypes = []any{
 	(*Node)(nil),                  // 0: mcp.v1.Node
 	(*ListNodesRequest)(nil),      // 1: mcp.v1.ListNodesRequest
 	(*ListNodesResponse)(nil),     // 2: mcp.v1.ListNodesResponse
 	(*GetNodeRequest)(nil),        // 3: mcp.v1.GetNodeRequest
 	(*GetNodeResponse)(nil),       // 4: mcp.v1.GetNodeResponse
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*RegisterNodeRequest)(nil),   // 5: mcp.v1.RegisterNodeRequest
+	(*RegisterNodeResponse)(nil),  // 6: mcp.v1.RegisterNodeResponse
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
 }
 var file_mcp_v1_node_proto_depIdxs = []int32{
-	5, // 0: mcp.v1.Node.joined:type_name -> google.protobuf.Timestamp
-	5, // 1: mcp.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	7, // 0: mcp.v1.Node.joined:type_name -> google.protobuf.Timestamp
+	7, // 1: mcp.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
 	0, // 2: mcp.v1.ListNodesResponse.nodes:type_name -> mcp.v1.Node
 	0, // 3: mcp.v1.GetNodeResponse.node:type_name -> mcp.v1.Node
-	1, // 4: mcp.v1.Nodes.ListNodes:input_type -> mcp.v1.ListNodesRequest
-	3, // 5: mcp.v1.Nodes.GetNode:input_type -> mcp.v1.GetNodeRequest
-	2, // 6: mcp.v1.Nodes.ListNodes:output_type -> mcp.v1.ListNodesResponse
-	4, // 7: mcp.v1.Nodes.GetNode:output_type -> mcp.v1.GetNodeResponse
-	6, // [6:8] is the sub-list for method output_type
-	4, // [4:6] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	0, // 4: mcp.v1.RegisterNodeResponse.node:type_name -> mcp.v1.Node
+	1, // 5: mcp.v1.Nodes.ListNodes:input_type -> mcp.v1.ListNodesRequest
+	3, // 6: mcp.v1.Nodes.GetNode:input_type -> mcp.v1.GetNodeRequest
+	5, // 7: mcp.v1.Nodes.RegisterNode:input_type -> mcp.v1.RegisterNodeRequest
+	2, // 8: mcp.v1.Nodes.ListNodes:output_type -> mcp.v1.ListNodesResponse
+	4, // 9: mcp.v1.Nodes.GetNode:output_type -> mcp.v1.GetNodeResponse
+	6, // 10: mcp.v1.Nodes.RegisterNode:output_type -> mcp.v1.RegisterNodeResponse
+	8, // [8:11] is the sub-list for method output_type
+	5, // [5:8] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_mcp_v1_node_proto_init() }
@@ -406,7 +513,7 @@ func file_mcp_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mcp_v1_node_proto_rawDesc), len(file_mcp_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

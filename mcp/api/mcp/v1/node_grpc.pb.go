@@ -21,8 +21,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Nodes_ListNodes_FullMethodName = "/mcp.v1.Nodes/ListNodes"
-	Nodes_GetNode_FullMethodName   = "/mcp.v1.Nodes/GetNode"
+	Nodes_ListNodes_FullMethodName    = "/mcp.v1.Nodes/ListNodes"
+	Nodes_GetNode_FullMethodName      = "/mcp.v1.Nodes/GetNode"
+	Nodes_RegisterNode_FullMethodName = "/mcp.v1.Nodes/RegisterNode"
 )
 
 // NodesClient is the client API for Nodes service.
@@ -35,6 +36,9 @@ type NodesClient interface {
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 	// GetNode returns one node.
 	GetNode(ctx context.Context, in *GetNodeRequest, opts ...grpc.CallOption) (*GetNodeResponse, error)
+	// RegisterNode makes the row of the node the master itself runs on, so that its agent may dial in. It
+	// is for the master's Unix socket alone and has no REST form. Repeating it changes nothing.
+	RegisterNode(ctx context.Context, in *RegisterNodeRequest, opts ...grpc.CallOption) (*RegisterNodeResponse, error)
 }
 
 type nodesClient struct {
@@ -65,6 +69,16 @@ func (c *nodesClient) GetNode(ctx context.Context, in *GetNodeRequest, opts ...g
 	return out, nil
 }
 
+func (c *nodesClient) RegisterNode(ctx context.Context, in *RegisterNodeRequest, opts ...grpc.CallOption) (*RegisterNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RegisterNodeResponse)
+	err := c.cc.Invoke(ctx, Nodes_RegisterNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodesServer is the server API for Nodes service.
 // All implementations must embed UnimplementedNodesServer
 // for forward compatibility.
@@ -75,6 +89,9 @@ type NodesServer interface {
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
 	// GetNode returns one node.
 	GetNode(context.Context, *GetNodeRequest) (*GetNodeResponse, error)
+	// RegisterNode makes the row of the node the master itself runs on, so that its agent may dial in. It
+	// is for the master's Unix socket alone and has no REST form. Repeating it changes nothing.
+	RegisterNode(context.Context, *RegisterNodeRequest) (*RegisterNodeResponse, error)
 	mustEmbedUnimplementedNodesServer()
 }
 
@@ -90,6 +107,9 @@ func (UnimplementedNodesServer) ListNodes(context.Context, *ListNodesRequest) (*
 }
 func (UnimplementedNodesServer) GetNode(context.Context, *GetNodeRequest) (*GetNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetNode not implemented")
+}
+func (UnimplementedNodesServer) RegisterNode(context.Context, *RegisterNodeRequest) (*RegisterNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RegisterNode not implemented")
 }
 func (UnimplementedNodesServer) mustEmbedUnimplementedNodesServer() {}
 func (UnimplementedNodesServer) testEmbeddedByValue()               {}
@@ -148,6 +168,24 @@ func _Nodes_GetNode_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Nodes_RegisterNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RegisterNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodesServer).RegisterNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Nodes_RegisterNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodesServer).RegisterNode(ctx, req.(*RegisterNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Nodes_ServiceDesc is the grpc.ServiceDesc for Nodes service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -162,6 +200,10 @@ var Nodes_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetNode",
 			Handler:    _Nodes_GetNode_Handler,
+		},
+		{
+			MethodName: "RegisterNode",
+			Handler:    _Nodes_RegisterNode_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
