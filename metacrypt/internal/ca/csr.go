@@ -78,16 +78,30 @@ func ParseCertificate(b []byte) (*x509.Certificate, error) {
 	return c, nil
 }
 
-// ParseKey parses a private key as PKCS #8 in PEM.
+// ParseKey parses a private key in PEM: PKCS #8 as we write it, SEC 1 or PKCS #1 as other tools do.
 func ParseKey(b []byte) (crypto.Signer, error) {
-	block, _ := pem.Decode(b)
-	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, fault.Field1("key", "is no PKCS #8 private key in PEM")
+	block, rest := pem.Decode(b)
+	if block != nil && block.Type == "EC PARAMETERS" { // openssl puts them in front
+		block, _ = pem.Decode(rest)
+	}
+	if block == nil {
+		return nil, fault.Field1("key", "is no private key in PEM")
 	}
 	defer clear(block.Bytes)
-	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	var k any
+	var err error
+	switch block.Type {
+	case "PRIVATE KEY":
+		k, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	case "EC PRIVATE KEY":
+		k, err = x509.ParseECPrivateKey(block.Bytes)
+	case "RSA PRIVATE KEY":
+		k, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	default:
+		return nil, fault.Field1("key", "is PEM of another type than PRIVATE KEY")
+	}
 	if err != nil {
-		return nil, fault.Field1("key", "is no PKCS #8 private key")
+		return nil, fault.Field1("key", "is no private key that can be read")
 	}
 	s, ok := k.(crypto.Signer)
 	if !ok {
