@@ -133,3 +133,13 @@ func EndSetupLinks(w Writer, account, purpose string, now time.Time) error {
 		ms(now), account, account, purpose, purpose)
 	return err
 }
+
+// EndEverything removes all sessions, grants, codes, tokens and open links, and forgets who watched: for a restore.
+func EndEverything(w Writer, now time.Time) error {
+	for _, q := range []string{`DELETE FROM session`, `DELETE FROM assertion_seen`, `DELETE FROM watcher`} {
+		if _, err := w.Exec(q); err != nil {
+			return err
+		}
+	}
+	return EndSetupLinks(w, "", "", now)
+}

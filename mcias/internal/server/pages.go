@@ -1,0 +1,5 @@
+package server
+
+import "metacircular.net/mcdsl/cli"
+
+func pages(_ *Config, _ *Core, _ *cli.Builder) error { return nil }
