@@ -105,6 +105,7 @@ const ownSignals = "own-signals"
 // groups gives every verb with sub-verbs the same answer to an unknown one.
 func groups(cmd *cobra.Command) {
 	for _, c := range cmd.Commands() {
+		c.SuggestionsMinimumDistance = 2
 		if c.HasSubCommands() && c.RunE == nil && c.Run == nil {
 			c.Args = cobra.ArbitraryArgs
 			c.RunE = func(cmd *cobra.Command, args []string) error {

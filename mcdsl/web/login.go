@@ -212,7 +212,7 @@ func (l *Login) finish(w http.ResponseWriter, r *http.Request) error {
 	case q.Has("iss") && q.Get("iss") != l.cfg.Issuer: // RFC 9207
 		return l.failed(w, r, fault.New(fault.Unauthenticated, "this answer does not come from mcias").WithReason("SIGN_IN_FAILED"))
 	case q.Get("error") == "access_denied":
-		return l.failed(w, r, fault.New(fault.Denied, "mcias did not let you in to %s", l.cfg.Service).WithReason(auth.ReasonDenied))
+		return l.failed(w, r, fault.New(fault.Denied, "no rule lets this account use %s; ask the operator, and name the reference below", l.cfg.Service).WithReason(auth.ReasonDenied))
 	case q.Get("error") != "":
 		return l.failed(w, r, fault.New(fault.Unauthenticated, "mcias ended the sign-in: %s", plainWord(q.Get("error"))).WithReason("SIGN_IN_FAILED"))
 	}
@@ -352,9 +352,9 @@ func (l *Login) logout(w http.ResponseWriter, r *http.Request) error {
 func (l *Login) failed(w http.ResponseWriter, r *http.Request, err error) error {
 	f := fault.From(err)
 	l.cfg.Log.WarnContext(r.Context(), "sign-in failed", "err", err)
-	title, state := "The sign-in was not completed", "You are not signed in."
+	title, state, signIn := "The sign-in was not completed", "You are not signed in.", "/login"
 	if f.Kind == fault.Denied {
-		title, state = "You may not use "+l.cfg.Service, "You are known, but no rule lets you in."
+		title, state, signIn = "You may not use "+l.cfg.Service, "MCIAS knows you and did not let you in.", ""
 	} else if f.Kind.Retryable() {
 		title, state = "Signing in is not possible now", "It comes back by itself."
 	}
@@ -367,5 +367,5 @@ func (l *Login) failed(w http.ResponseWriter, r *http.Request, err error) error 
 		ref = auth.RequestID(r.Context())
 	}
 	return l.site.Render(w, r, "error.page.html", Page{Title: title, State: state, Narrow: true, Status: status,
-		Data: errorView{Message: sentence(f.Public()), Next: f.Next, Command: isCommand(f.Next), SignIn: "/login", Ref: ref}})
+		Data: errorView{Message: sentence(f.Public()), Next: f.Next, Command: isCommand(f.Next), SignIn: signIn, Ref: ref}})
 }

@@ -8,6 +8,7 @@ package clitest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -24,6 +25,7 @@ import (
 	"metacircular.net/mcdsl/auth"
 	"metacircular.net/mcdsl/cli"
 	"metacircular.net/mcdsl/clock"
+	"metacircular.net/mcdsl/health"
 	"metacircular.net/mcdsl/mctest"
 	"metacircular.net/mcdsl/web/webtest"
 )
@@ -105,6 +107,7 @@ grpc_addr = "127.0.0.1:0"
 tls_cert = %q
 tls_key = %q
 socket = %q
+local_admins = ["%d"]
 
 [mcias]
 server_url = %q
@@ -112,7 +115,7 @@ grpc_addr = %q
 ca_cert = %q
 key_file = %q
 
-%s`, pair.CertFile, pair.KeyFile, filepath.Join(s.Dir, "run", svc.Name+".sock"), o.IDP.Issuer, o.IDP.Addr, o.CA.RootFile, key, o.Config)
+%s`, pair.CertFile, pair.KeyFile, filepath.Join(s.Dir, "run", svc.Name+".sock"), os.Getuid(), o.IDP.Issuer, o.IDP.Addr, o.CA.RootFile, key, o.Config)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +135,7 @@ func (s *Server) start(t testing.TB, file string, run func(context.Context, *cli
 	select {
 	case addrs := <-started:
 		s.take(addrs)
+		mctest.Eventually(t, s.Name+" has heard MCIAS", s.heard)
 	case code := <-s.code:
 		s.code <- code
 		t.Fatalf("%s ended with code %d:\n%s", s.Name, code, s.Log)
@@ -153,6 +157,29 @@ func (s *Server) take(addrs []string) {
 			s.GRPC = s.Name + ".mc.localhost:" + port
 		}
 	}
+}
+
+// heard asks the service over its socket whether it has keys: a service never waits for MCIAS, a test does.
+func (s *Server) heard() bool {
+	c := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", s.Socket)
+		}}}
+	res, err := c.Get("http://" + s.Name + "/v1/status")
+	if err != nil {
+		return false
+	}
+	defer func() { _ = res.Body.Close() }()
+	var r health.Report
+	if json.NewDecoder(res.Body).Decode(&r) != nil {
+		return false
+	}
+	for _, f := range r.Findings {
+		if f.Code == "mcias" && f.Severity == health.Fail {
+			return false
+		}
+	}
+	return true
 }
 
 // Stop ends the service and returns its exit code. Later calls do nothing.
