@@ -25,7 +25,7 @@ func Service() cli.Service[app.Config] {
 		Rules:      rpc.Rules(),
 		Migrations: store.Migrations(),
 		Build: func(ctx context.Context, cfg app.Config, b *cli.Builder) error {
-			return app.Build(ctx, cfg, b, app.Options{Load: reload, File: env.Configured()})
+			return app.Build(ctx, cfg, b, app.Options{Load: reload, File: env.Configured(), Access: env.Err})
 		},
 		Commands: func(e *cli.Env, load func() (app.Config, error)) []*cobra.Command {
 			env, reload = e, load
