@@ -230,15 +230,7 @@ func (s *Server) Browser(t testing.TB) *http.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &http.Client{Jar: jar, Timeout: 20 * time.Second, Transport: sameOrigin{s.CA.Roots(t).Transport(dialLoopback)}}
-}
-
-func dialLoopback(ctx context.Context, network, addr string) (net.Conn, error) {
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return nil, err
-	}
-	return (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
+	return &http.Client{Jar: jar, Timeout: 20 * time.Second, Transport: sameOrigin{s.CA.Roots(t).Transport(webtest.DialLoopback)}}
 }
 
 type sameOrigin struct{ next http.RoundTripper }
