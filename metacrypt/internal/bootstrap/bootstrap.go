@@ -68,7 +68,7 @@ type Result struct {
 var serviceName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
 
 // Run makes what is missing.
-func Run(_ context.Context, opt Options) (*Result, error) {
+func Run(ctx context.Context, opt Options) (*Result, error) {
 	zone, err := ident.Parse(opt.Domain)
 	if err != nil || zone.IsIP() {
 		return nil, fault.Field1("domain", "%q is no domain name", opt.Domain)
@@ -82,7 +82,7 @@ func Run(_ context.Context, opt Options) (*Result, error) {
 	if err := os.MkdirAll(opt.Dir, 0o750); err != nil {
 		return nil, fault.New(fault.Invalid, "cannot make the folder %s", opt.Dir).Wrap(err).WithNext("choose another with --out DIR")
 	}
-	lock, err := db.LockFolder(opt.Dir)
+	lock, err := lockSoon(ctx, opt.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -92,6 +92,23 @@ func Run(_ context.Context, opt Options) (*Result, error) {
 		return nil, err
 	}
 	return r.res, nil
+}
+
+// lockSoon takes the folder's lock, waiting up to two seconds for another run to end.
+func lockSoon(ctx context.Context, dir string) (*db.Lock, error) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for try := 0; ; try++ {
+		lock, err := db.LockFolder(dir)
+		if err == nil || try == 20 || !fault.Is(err, fault.Conflict) {
+			return lock, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // run is one run.
