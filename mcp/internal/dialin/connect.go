@@ -29,8 +29,9 @@ func ended(err error) error {
 }
 
 // Connect makes the master's end of an accepted connection whose handshake is over. gone is called once, when the
-// connection has ended; calls fail then, and nothing dials again: the agent does.
-func Connect(conn *tls.Conn, node string, gone func()) (*grpc.ClientConn, error) {
+// connection has ended; calls fail then, and nothing dials again: the agent does. Closing the closer ends the connection,
+// whatever gRPC made of it so far.
+func Connect(conn *tls.Conn, node string, gone func()) (*grpc.ClientConn, io.Closer, error) {
 	end := &masterConn{Conn: conn, gone: gone}
 	given := make(chan net.Conn, 1)
 	given <- end
@@ -47,10 +48,10 @@ func Connect(conn *tls.Conn, node string, gone func()) (*grpc.ClientConn, error)
 		grpc.WithIdleTimeout(0), // an idle connection is a live one
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingWait, PermitWithoutStream: true}))
 	if err != nil {
-		return nil, errors.Join(err, end.Close())
+		return nil, nil, errors.Join(err, end.Close())
 	}
 	cc.Connect()
-	return cc, nil
+	return cc, end, nil
 }
 
 // masterConn tells when it is closed, by whichever end.

@@ -4,7 +4,6 @@ import (
 	"os"
 	"testing"
 
-	"metacircular.net/mcp/internal/engine"
 	"metacircular.net/mcp/internal/engine/docker"
 	"metacircular.net/mcp/internal/engine/enginetest"
 	"metacircular.net/mcp/internal/oci"
@@ -69,4 +68,10 @@ func TestEngineAway(t *testing.T) {
 	checkAway(t, e)
 }
 
-var _ engine.Engine = (*docker.Engine)(nil)
+func TestPlatformIsNeeded(t *testing.T) {
+	for _, platform := range []string{"", "a b", "-a"} {
+		if _, err := docker.New(docker.Config{Socket: "/none.sock", Platform: platform}); err == nil {
+			t.Errorf("New with platform %q succeeded, want an error: its images would have no name", platform)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,8 +37,14 @@ type Engine struct {
 
 var _ engine.Engine = (*Engine)(nil)
 
+// platformPattern is what may stand in an image's repository.
+var platformPattern = regexp.MustCompile(`^[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*$`)
+
 // New returns an engine; it is asked for the first time when it is used.
 func New(cfg Config) (*Engine, error) {
+	if !platformPattern.MatchString(cfg.Platform) {
+		return nil, fault.New(fault.Invalid, "%q cannot name the platform's images: letters and digits are needed", cfg.Platform)
+	}
 	api, err := client.New(client.WithHost("unix://"+cfg.Socket), client.WithUserAgent("mcp"))
 	if err != nil {
 		return nil, fmt.Errorf("open engine %s: %w", cfg.Socket, err)
