@@ -195,7 +195,7 @@ func (u *Up) breakGlass(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("break glass for %s: %w", adminName, err)
 	}
-	return linkSecret(resp.GetLink()), nil
+	return linkSecret(resp.GetLink().GetSecret()), nil
 }
 
 // linkSecret is the part of a setup link behind its #.

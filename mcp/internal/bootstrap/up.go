@@ -42,6 +42,8 @@ type Up struct {
 	ports    map[string]portPairs
 	password string // the unseal password, once asked
 	reason   string // why this engine
+	versions map[string]string
+	bridges  []string // gateways of container networks
 }
 
 // Run brings the platform up, or finds that it is. A second run beside it is refused with a Conflict.

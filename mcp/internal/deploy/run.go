@@ -458,4 +458,3 @@ func (d *Deployer) forget(ctx context.Context, s *spec.Service) error {
 	}
 	return d.cfg.Store.RemoveService(ctx, s.Name)
 }
-
