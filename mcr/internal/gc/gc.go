@@ -127,7 +127,7 @@ func (c *Collector) Collect(ctx context.Context, r *store.GCRun) error {
 		return err
 	}
 	if now.Before(wait) {
-		return fmt.Errorf("the clock jumped: nothing is swept before %s", wait.UTC().Format(time.RFC3339))
+		return fmt.Errorf("the clock jumped or the data was restored: nothing is swept before %s", wait.UTC().Format(time.RFC3339))
 	}
 	op := store.NewID()
 	steps := []struct {

@@ -10,6 +10,9 @@ const (
 	seenKey  = "gc_clock_seen"  // the last time a collection saw
 	guardKey = "gc_clock_guard" // nothing is swept before this time
 
+	// DeferKey in the store's bookkeeping makes the collector wait one grace: set by a restore.
+	DeferKey = "gc_defer"
+
 	// farAhead is how far the clock may be past the last time seen, beyond the ordinary interval, before it counts
 	// as a jump: machines are switched off for weeks, so only nonsense is caught forwards.
 	farAhead = 400 * 24 * time.Hour
@@ -26,11 +29,18 @@ func (c *Collector) clockGuard(ctx context.Context, now time.Time) (time.Time, e
 	if err != nil {
 		return time.Time{}, err
 	}
-	jumped := !seen.IsZero() && (now.Before(seen.Add(-time.Minute)) || now.After(seen.Add(farAhead)))
+	restored, err := c.Store.Meta(ctx, DeferKey)
+	if err != nil {
+		return time.Time{}, err
+	}
+	jumped := restored != "" || !seen.IsZero() && (now.Before(seen.Add(-time.Minute)) || now.After(seen.Add(farAhead)))
 	if jumped {
 		until = now.Add(c.Grace)
-		c.Log.Warn("the clock jumped; nothing is swept for one grace", "seen", seen, "now", now)
+		c.Log.Warn("the clock jumped or the data was restored; nothing is swept for one grace", "seen", seen, "now", now)
 		if err := c.Store.SetMeta(ctx, guardKey, until.UTC().Format(time.RFC3339)); err != nil {
+			return until, err
+		}
+		if err := c.Store.SetMeta(ctx, DeferKey, ""); err != nil {
 			return until, err
 		}
 	}

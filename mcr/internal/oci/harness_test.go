@@ -13,12 +13,15 @@ import (
 
 	"google.golang.org/grpc"
 
+	"metacircular.net/mcdsl/auth"
 	"metacircular.net/mcdsl/clock"
 	"metacircular.net/mcdsl/config"
 	"metacircular.net/mcdsl/db"
 	"metacircular.net/mcdsl/grpcserver"
 	"metacircular.net/mcdsl/mctest"
+	"metacircular.net/mcr/internal/oci"
 	"metacircular.net/mcr/internal/policy"
+	"metacircular.net/mcr/internal/rpc"
 	"metacircular.net/mcr/internal/service"
 	"metacircular.net/mcr/internal/store"
 )
@@ -77,7 +80,7 @@ func startAt(t *testing.T, c clock.Clock, dir string, opts ...option) *registry 
 	if r.Parts, err = service.NewParts(ctx, cfg, d, logger, c); err != nil {
 		t.Fatal(err)
 	}
-	rules, err := service.Rules()
+	rules, err := auth.Merge(oci.Rules(), rpc.Rules())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,10 +3,8 @@ package service
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 
-	"metacircular.net/mcdsl/auth"
 	"metacircular.net/mcdsl/clock"
 	"metacircular.net/mcdsl/db"
 	"metacircular.net/mcdsl/gateway"
@@ -98,13 +96,4 @@ func REST() []gateway.Register {
 		mcrv1.RegisterRepositoryServiceHandler, mcrv1.RegisterTagServiceHandler, mcrv1.RegisterPolicyServiceHandler,
 		mcrv1.RegisterPinServiceHandler, mcrv1.RegisterStorageServiceHandler, mcrv1.RegisterEventServiceHandler,
 	}
-}
-
-// Rules are the access rules of everything the registry serves.
-func Rules() (auth.Map, error) {
-	m, err := auth.Merge(oci.Rules(), rpc.Rules())
-	if err != nil {
-		return nil, fmt.Errorf("rules: %w", err)
-	}
-	return m, nil
 }

@@ -124,3 +124,22 @@ func ensureRepo(tx *db.Tx, name string, now int64) (int64, error) {
 	}
 	return id, nil
 }
+
+// ForgetLife prepares a restored database for its new life: another event epoch, no uploads, and the given
+// keys of the bookkeeping set.
+func ForgetLife(ctx context.Context, d *db.DB, keys ...string) error {
+	return d.Write(ctx, func(tx *db.Tx) error {
+		if err := setMeta(tx, "event_epoch", NewID()); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`DELETE FROM uploads`); err != nil {
+			return err
+		}
+		for _, k := range keys {
+			if err := setMeta(tx, k, "restored"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

@@ -53,8 +53,28 @@ func New(cfg Config) (*Verifier, error) {
 	return &Verifier{Config: cfg, want: make(chan store.VerifyRun, 1)}, nil
 }
 
+// DueKey in the store's bookkeeping asks for a quick run at the next start: set by a restore.
+const DueKey = "verify_due"
+
+// restored makes the quick run that a restore asks for.
+func (v *Verifier) restored(ctx context.Context) error {
+	due, err := v.Store.Meta(ctx, DueKey)
+	if err != nil || due == "" {
+		return err
+	}
+	r, err := v.begin(ctx, true)
+	if err != nil {
+		return err
+	}
+	v.finish(ctx, r)
+	return v.Store.SetMeta(context.WithoutCancel(ctx), DueKey, "")
+}
+
 // Run verifies when it is time and when asked, until ctx ends; it is made for run.Background.
 func (v *Verifier) Run(ctx context.Context) error {
+	if err := v.restored(ctx); err != nil {
+		v.Log.Error("verification after a restore", log.Err(err))
+	}
 	tick := time.NewTicker(min(v.Every, time.Hour))
 	defer tick.Stop()
 	for {

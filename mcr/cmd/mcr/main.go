@@ -1,0 +1,12 @@
+// Command mcr is the platform's registry: its server, its administrator's client and its offline tool.
+package main
+
+import (
+	"context"
+	"os"
+
+	"metacircular.net/mcdsl/cli"
+	"metacircular.net/mcr/internal/service"
+)
+
+func main() { os.Exit(cli.Main(context.Background(), service.New(), os.Args[1:])) }
