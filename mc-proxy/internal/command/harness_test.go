@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -335,12 +337,24 @@ func (p *proxy) backend(h http.Handler) string {
 	return serve(p.t, ln, h)
 }
 
+func (p *proxy) tlsServer(name string) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: p.ca.Certificate(p.t, name)}
+}
+
+func prefixes(set ...string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range set {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
 func serve(t *testing.T, ln net.Listener, h http.Handler) string {
 	var pr http.Protocols
 	pr.SetHTTP1(true)
 	pr.SetHTTP2(true)
 	pr.SetUnencryptedHTTP2(true)
-	s := &http.Server{Handler: h, Protocols: &pr, ReadHeaderTimeout: time.Minute}
+	s := &http.Server{Handler: h, Protocols: &pr, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)} // checks connect and leave
 	go func() { _ = s.Serve(ln) }()
 	t.Cleanup(func() { _ = s.Close() })
 	return ln.Addr().String()

@@ -151,23 +151,21 @@ func (r *routes) DrainBackend(req *mcproxyv1.DrainBackendRequest, stream grpc.Se
 	if !known || b == nil {
 		return stream.Send(&mcproxyv1.DrainBackendResponse{Done: true})
 	}
-	deadline := time.NewTimer(limit)
-	defer deadline.Stop()
+	// The backend cuts by itself at the deadline, whether anybody watches or not.
 	tick := time.NewTicker(countEvery)
 	defer tick.Stop()
-	last, cut := -1, 0
+	last, before := -1, b.Cuts()
+	cut := func() int64 { return int64(b.Cuts() - before) }
 	for {
 		if n := b.InFlight(); n != last {
 			last = n
-			if err := stream.Send(&mcproxyv1.DrainBackendResponse{InFlight: int64(n), Cut: int64(cut)}); err != nil {
+			if err := stream.Send(&mcproxyv1.DrainBackendResponse{InFlight: int64(n), Cut: cut()}); err != nil {
 				return err
 			}
 		}
 		select {
 		case <-b.Idle():
-			return stream.Send(&mcproxyv1.DrainBackendResponse{Done: true, Cut: int64(cut)})
-		case <-deadline.C:
-			cut = b.Cut()
+			return stream.Send(&mcproxyv1.DrainBackendResponse{Done: true, Cut: cut()})
 		case <-tick.C:
 		case <-ctx.Done():
 			return ctx.Err() // the drain goes on, and its deadline holds

@@ -66,6 +66,7 @@ type Backend struct {
 	idling   bool          // draining with nothing in flight
 	idle     chan struct{} // closed once the connections of an idling backend are closed as well
 	trans    *transports
+	cuts     int // work that was closed from here, ever
 
 	health     Health
 	streak     int // equal check results in a row that differ from health
@@ -209,11 +210,19 @@ func (b *Backend) Cut() int {
 	for w := range b.works {
 		works = append(works, w)
 	}
+	b.cuts += len(works)
 	b.mu.Unlock()
 	for _, w := range works {
 		w.cut()
 	}
 	return len(works)
+}
+
+// Cuts returns how much work was ever closed by Cut, also by the drain's own deadline.
+func (b *Backend) Cuts() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.cuts
 }
 
 // State is a picture of a backend for people.
