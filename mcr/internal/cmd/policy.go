@@ -70,7 +70,7 @@ func policyPut(e *cli.Env) *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringSliceVar(&r.Subjects, "who", nil, "user:NAME, system:NAME, role:ROLE or any")
-	f.StringSliceVar(&r.Actions, "may", nil, "pull, push, tag, delete, admin")
+	f.StringSliceVar(&r.Actions, "may", nil, "pull, push, tag, delete, pin, admin")
 	f.StringSliceVar(&r.Repositories, "where", nil, "repository globs: * within a segment, ** across, {user} = their own name")
 	f.StringSliceVar(&r.Tags, "tags", nil, "tag globs that bind tag, and delete of a tag")
 	f.BoolVar(&deny, "deny", false, "deny instead of allow")

@@ -66,7 +66,7 @@ func Rules() auth.Map {
 	open := func(action string) auth.Rule { return auth.Policy(action).WithScoped().Body(-1).Within(-1) }
 	target := func(req any) string {
 		if r, ok := req.(*http.Request); ok {
-			return r.URL.Path
+			return auditTarget(r)
 		}
 		return ""
 	}
@@ -77,6 +77,18 @@ func Rules() auth.Map {
 		"HTTP PUT /v2/*":    open("push").Audited(target),
 		"HTTP DELETE /v2/*": open("delete").Privileged().Audited(target),
 	}
+}
+
+// auditTarget names what a request is about. An upload's id stays out: whoever knows it may write.
+func auditTarget(r *http.Request) string {
+	t, err := requestTarget(r)
+	if err != nil {
+		return ""
+	}
+	if t.end == endUpload || t.end == endUploads {
+		return t.repo + " upload " + r.URL.Query().Get("digest")
+	}
+	return t.repo + " " + t.ref
 }
 
 // Routes registers the routes.

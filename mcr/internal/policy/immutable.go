@@ -9,7 +9,7 @@ import (
 
 // Immutable says which tags never move once they exist, and are never made again with other content.
 type Immutable struct {
-	Name         string   `toml:"name"`
+	Name         string   `toml:"id"`
 	Repositories []string `toml:"repositories"`
 	Tags         []string `toml:"tags"` // empty = all
 	Comment      string   `toml:"comment"`

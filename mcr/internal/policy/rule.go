@@ -14,16 +14,18 @@ import (
 type Action string
 
 // The actions. Push uploads blobs and manifests by digest; Tag creates or moves a tag; Delete deletes and
-// restores; Admin covers rules, pins of others, storage.
+// restores; Pin keeps digests from deletion under the account's own name; Admin covers rules, pins of others,
+// storage.
 const (
 	Pull   Action = "pull"
 	Push   Action = "push"
 	Tag    Action = "tag"
 	Delete Action = "delete"
+	Pin    Action = "pin"
 	Admin  Action = "admin"
 )
 
-var actions = []Action{Pull, Push, Tag, Delete, Admin}
+var actions = []Action{Pull, Push, Tag, Delete, Pin, Admin}
 
 // The owners of a rule.
 const (
@@ -40,10 +42,10 @@ const (
 
 // Rule allows or denies. Subjects, Actions and Repositories are never empty.
 type Rule struct {
-	Name         string    `toml:"name"`
+	Name         string    `toml:"id"`
 	Effect       string    `toml:"effect"`       // allow or deny
 	Subjects     []string  `toml:"subjects"`     // user:NAME, system:NAME, role:ROLE, any
-	Actions      []string  `toml:"actions"`      // pull, push, tag, delete, admin
+	Actions      []string  `toml:"actions"`      // pull, push, tag, delete, pin, admin
 	Repositories []string  `toml:"repositories"` // * within a segment, ** across segments, {user}
 	Tags         []string  `toml:"tags"`         // binds tag, and delete of a tag; empty = all
 	NotAfter     time.Time `toml:"not_after"`
@@ -116,7 +118,7 @@ func checkSubject(s string) error {
 
 func checkAction(s string) error {
 	if !slices.Contains(actions, Action(s)) {
-		return fmt.Errorf("%.40q: say pull, push, tag, delete or admin", s)
+		return fmt.Errorf("%.40q: say pull, push, tag, delete, pin or admin", s)
 	}
 	return nil
 }
@@ -140,10 +142,10 @@ func CheckGlob(s string) error {
 func Builtin() []Rule {
 	return []Rule{
 		{Name: "builtin-admin", Effect: "allow", Subjects: []string{"role:admin"},
-			Actions: []string{"pull", "push", "tag", "delete", "admin"}, Repositories: []string{"**"},
+			Actions: []string{"pull", "push", "tag", "delete", "pin", "admin"}, Repositories: []string{"**"},
 			Comment: "administrators may do everything", Owner: OwnerBuiltin},
 		{Name: "builtin-own", Effect: "allow", Subjects: []string{"role:user"},
-			Actions: []string{"pull", "push", "tag", "delete"}, Repositories: []string{"users/{user}/**"},
+			Actions: []string{"pull", "push", "tag", "delete", "pin"}, Repositories: []string{"users/{user}/**"},
 			Comment: "each user has users/NAME/ for their own", Owner: OwnerBuiltin},
 	}
 }

@@ -56,8 +56,8 @@ func (s pins) SyncPins(ctx context.Context, req *mcrv1.PinSyncPinsRequest) (*mcr
 		if err != nil {
 			return nil, fault.Field1("pins.digest", "%v", err)
 		}
-		// A pin blocks deletions, so it takes as much as a pull.
-		if err := s.decide(ctx, policy.Pull, t.GetRepository(), ""); err != nil {
+		// A pin blocks deletions, so the repository's rules must allow it.
+		if err := s.decide(ctx, policy.Pin, t.GetRepository(), ""); err != nil {
 			return nil, err
 		}
 		set = append(set, store.Pin{Repo: t.GetRepository(), Digest: d.String(), Reason: cut(t.GetReason())})
@@ -87,6 +87,9 @@ func (s pins) ResolveAndPin(ctx context.Context, req *mcrv1.PinResolveAndPinRequ
 	}
 	repo := req.GetRepository()
 	if err := s.decideRepo(ctx, policy.Pull, repo, ""); err != nil {
+		return nil, err
+	}
+	if err := s.decide(ctx, policy.Pin, repo, ""); err != nil {
 		return nil, err
 	}
 	if f := req.GetFor(); f != nil {

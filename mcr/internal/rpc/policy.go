@@ -110,7 +110,7 @@ func (s rules) Explain(ctx context.Context, req *mcrv1.PolicyExplainRequest) (*m
 	}
 	action := policy.Action(req.GetAction())
 	if !action.Known() {
-		return nil, fault.Field1("action", "%.40q: say pull, push, tag, delete or admin", req.GetAction())
+		return nil, fault.Field1("action", "%.40q: say pull, push, tag, delete, pin or admin", req.GetAction())
 	}
 	if req.GetTag() != "" {
 		if err := image.CheckTag(req.GetTag()); err != nil {

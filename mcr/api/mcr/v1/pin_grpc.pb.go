@@ -30,7 +30,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // PinService keeps what runs. A pinned digest, its children, blobs and referrers cannot be deleted, purged or
-// collected. The owner of a pin is an account, in practice a node's; others need admin.
+// collected. The owner of a pin is an account, in practice a node's; the
+// repository's rules must allow it the action pin, and others' pins need admin.
 type PinServiceClient interface {
 	// SyncPins replaces the owner's whole set if generation is newer than the stored one; an equal generation with
 	// an equal set changes nothing, an older one is Conflict STALE_GENERATION. A digest the registry does not hold
@@ -98,7 +99,8 @@ func (c *pinServiceClient) Release(ctx context.Context, in *PinReleaseRequest, o
 // for forward compatibility.
 //
 // PinService keeps what runs. A pinned digest, its children, blobs and referrers cannot be deleted, purged or
-// collected. The owner of a pin is an account, in practice a node's; others need admin.
+// collected. The owner of a pin is an account, in practice a node's; the
+// repository's rules must allow it the action pin, and others' pins need admin.
 type PinServiceServer interface {
 	// SyncPins replaces the owner's whole set if generation is newer than the stored one; an equal generation with
 	// an equal set changes nothing, an older one is Conflict STALE_GENERATION. A digest the registry does not hold

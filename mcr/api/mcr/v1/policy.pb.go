@@ -31,7 +31,7 @@ type Rule struct {
 	Effect string `protobuf:"bytes,2,opt,name=effect,proto3" json:"effect,omitempty"`
 	// user:NAME, system:NAME, role:ROLE, any.
 	Subjects []string `protobuf:"bytes,3,rep,name=subjects,proto3" json:"subjects,omitempty"`
-	// pull, push, tag, delete, admin.
+	// pull, push, tag, delete, pin, admin.
 	Actions []string `protobuf:"bytes,4,rep,name=actions,proto3" json:"actions,omitempty"`
 	// Globs: * within a segment, ** across segments, {user} = the caller's own name.
 	Repositories []string `protobuf:"bytes,5,rep,name=repositories,proto3" json:"repositories,omitempty"`
