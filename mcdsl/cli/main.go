@@ -93,7 +93,15 @@ func (s *Service[T]) command(e *Env) *cobra.Command {
 		root.AddCommand(s.snapshotCommand(e), s.restoreCommand(e))
 	}
 	if s.Commands != nil {
-		root.AddCommand(s.Commands(e, func() (T, error) { cfg, _, err := s.load(e); return cfg, err })...)
+		for _, own := range s.Commands(e, func() (T, error) { cfg, _, err := s.load(e); return cfg, err }) {
+			// A service may say more than the shared verb of the same name: mcp's status is the platform's.
+			for _, c := range root.Commands() {
+				if c.Name() == own.Name() {
+					root.RemoveCommand(c)
+				}
+			}
+			root.AddCommand(own)
+		}
 	}
 	groups(root)
 	return root

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -19,8 +20,10 @@ import (
 	"metacircular.net/mcdsl/fault"
 	"metacircular.net/mcdsl/gateway"
 	"metacircular.net/mcdsl/run"
+	"metacircular.net/mcdsl/tlsutil"
 	mcpv1 "metacircular.net/mcp/api/mcp/v1"
 	"metacircular.net/mcp/internal/deploy"
+	"metacircular.net/mcp/internal/dialin"
 	"metacircular.net/mcp/internal/engine"
 	"metacircular.net/mcp/internal/engine/docker"
 	"metacircular.net/mcp/internal/engine/proc"
@@ -106,7 +109,8 @@ func Rules() auth.Map {
 
 // Service is the agent as a binary: `mcp agent`.
 func Service() cli.Service[Config] {
-	return cli.Service[Config]{Name: Name, Short: "Runs this node's services.", Prefix: "MCP_AGENT", Rules: Rules(), Build: build}
+	return cli.Service[Config]{Name: Name, Short: "Runs this node's services.", Prefix: "MCP_AGENT", Rules: Rules(), Build: build,
+		Commands: func(e *cli.Env, _ func() (Config, error)) []*cobra.Command { return []*cobra.Command{supervise(e)} }}
 }
 
 func build(ctx context.Context, cfg Config, b *cli.Builder) error {
@@ -169,6 +173,22 @@ func build(ctx context.Context, cfg Config, b *cli.Builder) error {
 		mcpv1.RegisterPlatformServer(r, s)
 	}
 	b.Server.REST = []gateway.Register{mcpv1.RegisterServicesHandler, mcpv1.RegisterOpsHandler, mcpv1.RegisterRuntimeHandler, mcpv1.RegisterEventsHandler, mcpv1.RegisterInsightHandler}
+	cert, err := tlsutil.NewCertificate(tlsutil.Config{CertFile: filepath.Join(b.Dir, "certs", "node.pem"), KeyFile: filepath.Join(b.Dir, "certs", "node.key"),
+		Roots: b.Roots, Client: true, Log: b.Log})
+	if err != nil {
+		return fmt.Errorf("the node's certificate: %w", err)
+	}
+	// The master runs on this node: its door is a port of ours.
+	masterPort, err := d.Ports(ctx, "mcp", "mcp", "nodes")
+	if err != nil {
+		return err
+	}
+	door, err := dialin.New(dialin.Config{Addr: net.JoinHostPort("mcp."+cfg.Agent.Domain, fmt.Sprint(masterPort)), Hosts: b.Hosts, Roots: b.Roots, Cert: cert, Local: s, Log: b.Log})
+	if err != nil {
+		return err
+	}
+	b.Server.REST = append(b.Server.REST, door.Register)
+	b.After(run.Background("node certificate", cert.Watch), run.Background("dial-in", door.Run))
 	var loop chan struct{}
 	var end context.CancelFunc
 	b.After(run.Component{

@@ -76,6 +76,12 @@ func (u *Up) config(svc string, p portPairs) string {
 			public += ":" + strconv.Itoa(s.HTTPPort())
 		}
 		return u.common(svc, p) + fmt.Sprintf("\n[pki]\nhttp_addr = %q\npublic_url = %q\n%s", addr, public, u.credentialKey("seal", "metacrypt"))
+	case "mcp":
+		addr := "127.0.0.1:" + strconv.Itoa(p["nodes"])
+		if u.inContainers() {
+			addr = ":9444"
+		}
+		return u.common(svc, p) + fmt.Sprintf("\n[nodes]\nlisten_addr = %q\n", addr)
 	case "mcr":
 		return u.common(svc, p) + fmt.Sprintf(`
 [registry]

@@ -35,11 +35,11 @@ var coreSpecs = map[string]coreSpec{
 	"mcias":     {ports: []string{"https", "grpc"}, memory: "512MiB"},
 	"metacrypt": {ports: []string{"https", "grpc", "http"}, memory: "512MiB"},
 	"mcr":       {ports: []string{"https", "grpc"}, memory: "512MiB"},
-	"mcp":       {ports: []string{"https", "grpc"}, memory: "256MiB"},
+	"mcp":       {ports: []string{"https", "grpc", "nodes"}, memory: "256MiB"},
 	"mcat":      {ports: []string{"https", "grpc"}, memory: "256MiB"},
 }
 
-var inContainer = map[string]int{"https": 8443, "grpc": 9443, "http": 8080}
+var inContainer = map[string]int{"https": 8443, "grpc": 9443, "http": 8080, "nodes": 9444}
 
 var definitionTemplate = template.Must(template.New("definition").Parse(`# Written by mcp up.
 name = "{{.Name}}"

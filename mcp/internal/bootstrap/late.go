@@ -23,6 +23,7 @@ import (
 	"metacircular.net/mcdsl/secret"
 	"metacircular.net/mcdsl/tlsutil"
 	mciasv1 "metacircular.net/mcias/api/mcias/v1"
+	mcpv1 "metacircular.net/mcp/api/mcp/v1"
 	"metacircular.net/mcp/internal/oci"
 )
 
@@ -109,6 +110,19 @@ func (u *Up) startMaster(ctx context.Context) (bool, string, error) {
 	if err != nil {
 		return changed, "", err
 	}
+	conn, err := u.sockets.dial("mcp")
+	if err != nil {
+		return changed, "", err
+	}
+	var reg *mcpv1.RegisterNodeResponse
+	err = await(ctx, "mcp", 30*time.Second, func(ctx context.Context) (err error) {
+		reg, err = mcpv1.NewNodesClient(conn).RegisterNode(ctx, &mcpv1.RegisterNodeRequest{Name: u.settings.Node})
+		return err
+	})
+	if err != nil {
+		return changed, "", fmt.Errorf("register this node: %w", err)
+	}
+	changed = changed || reg.GetCreated()
 	pool, err := u.roots()
 	if err != nil {
 		return changed, "", err

@@ -282,30 +282,38 @@ func (u *Up) issueCertificates(ctx context.Context) (bool, string, error) {
 	if err != nil {
 		return false, "", fmt.Errorf("read the bootstrap issuer: %w", err)
 	}
-	made := 0
+	type wanted struct {
+		name, profile, cert, key string
+		owner                    int
+	}
+	all := []wanted{{u.settings.Node + ".node." + u.settings.Domain, "peer", u.layout.Path("mcp-agent", "certs", "node.pem"), u.layout.Path("mcp-agent", "certs", "node.key"), -1}}
 	for _, svc := range coreOrder {
 		cert, key := u.certFiles(svc)
-		if u.certFits(cert, key, u.settings.Host(svc), bootstrap) {
+		all = append(all, wanted{u.settings.Host(svc), "server", cert, key, uid(svc)})
+	}
+	made := 0
+	for _, w := range all {
+		if u.certFits(w.cert, w.key, w.name, bootstrap) {
 			continue
 		}
-		csr, keyPEM, err := newRequest(u.settings.Host(svc))
+		csr, keyPEM, err := newRequest(w.name)
 		if err != nil {
 			return made > 0, "", err
 		}
-		resp, err := pki.SignCSR(ctx, &metacryptv1.SignCSRRequest{Mount: "pki", Csr: csr, Profile: "server"})
+		resp, err := pki.SignCSR(ctx, &metacryptv1.SignCSRRequest{Mount: "pki", Csr: csr, Profile: w.profile})
 		if err != nil {
-			return made > 0, "", fmt.Errorf("certificate for %s: %w", u.settings.Host(svc), err)
+			return made > 0, "", fmt.Errorf("certificate for %s: %w", w.name, err)
 		}
 		// The reader retries a pair that does not fit, so the two renames need no common moment.
-		if _, err := writeFile(key, keyPEM, 0o600, uid(svc)); err != nil {
+		if _, err := writeFile(w.key, keyPEM, 0o600, w.owner); err != nil {
 			return made > 0, "", err
 		}
-		if _, err := writeFile(cert, []byte(resp.GetChainPem()), 0o600, uid(svc)); err != nil {
+		if _, err := writeFile(w.cert, []byte(resp.GetChainPem()), 0o600, w.owner); err != nil {
 			return made > 0, "", err
 		}
 		made++
 	}
-	return made > 0, fmt.Sprintf("%d of %d new", made, len(coreOrder)), nil
+	return made > 0, fmt.Sprintf("%d of %d new", made, len(all)), nil
 }
 
 // certFits reports whether a certificate on disk may stay: right name, right key, leading to the root, more than a third
