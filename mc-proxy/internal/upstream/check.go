@@ -166,8 +166,13 @@ func (e *Env) probeGRPC(ctx context.Context, addr string, s Settings) error {
 // Await probes addr until it is healthy or ctx ends, at 25 ms rising to 500 ms. tell hears each result.
 // It returns the last probe's error, which says more than the deadline.
 func (e *Env) Await(ctx context.Context, addr string, s Settings, tell func(error)) error {
+	var last error
 	for wait := 25 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
 		err := e.Probe(ctx, addr, s)
+		if err != nil && ctx.Err() != nil && last != nil {
+			return last // this probe only ran out of time
+		}
+		last = err
 		tell(err)
 		if err == nil {
 			return nil

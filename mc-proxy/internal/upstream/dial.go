@@ -25,7 +25,13 @@ type DialError struct {
 }
 
 // Error names the backend and the cause.
-func (e *DialError) Error() string { return fmt.Sprintf("dial %s: %v", e.Addr, e.Err) }
+func (e *DialError) Error() string {
+	var op *net.OpError
+	if errors.As(e.Err, &op) {
+		return fmt.Sprintf("dial %s: %v", e.Addr, op.Err)
+	}
+	return fmt.Sprintf("dial %s: %v", e.Addr, e.Err)
+}
 
 // Unwrap returns the cause.
 func (e *DialError) Unwrap() error { return e.Err }
