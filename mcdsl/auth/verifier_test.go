@@ -170,8 +170,12 @@ func TestRevocation(t *testing.T) {
 	}{
 		{"jti", alice.With("jti", "x1"), func(string) *mciasv1.Revocation { return kind(mciasv1.RevocationKind_REVOCATION_KIND_JTI, "x1", 0) }, true},
 		{"sid", alice.Session("x2"), func(string) *mciasv1.Revocation { return kind(mciasv1.RevocationKind_REVOCATION_KIND_SID, "x2", 0) }, true},
-		{"sid here", alice.Session("x3"), func(string) *mciasv1.Revocation { return kind(mciasv1.RevocationKind_REVOCATION_KIND_SID, "x3", 0, "mcns") }, true},
-		{"sid elsewhere", alice.Session("x4"), func(string) *mciasv1.Revocation { return kind(mciasv1.RevocationKind_REVOCATION_KIND_SID, "x4", 0, "mcr") }, false},
+		{"sid here", alice.Session("x3"), func(string) *mciasv1.Revocation {
+			return kind(mciasv1.RevocationKind_REVOCATION_KIND_SID, "x3", 0, "mcns")
+		}, true},
+		{"sid elsewhere", alice.Session("x4"), func(string) *mciasv1.Revocation {
+			return kind(mciasv1.RevocationKind_REVOCATION_KIND_SID, "x4", 0, "mcr")
+		}, false},
 		{"epoch below", mctest.Human("carol").For("mcns").With("ep", 4), func(string) *mciasv1.Revocation {
 			return kind(mciasv1.RevocationKind_REVOCATION_KIND_SUB, "id-carol", 5)
 		}, true},
