@@ -31,6 +31,7 @@ const host = "mcr.mc.localhost"
 // registry is a whole registry behind TLS with a fake MCIAS.
 type registry struct {
 	*service.Parts
+	ip   string // where it listens
 	ca   *mctest.CA
 	idp  *mctest.MCIAS
 	addr string // host:port under the certificate's name
@@ -41,6 +42,21 @@ type registry struct {
 // option changes the configuration.
 type option func(*service.Config)
 
+// outside returns an address of this machine that is not loopback, or "". Docker takes what resolves to loopback
+// for insecure and would not look at the certificate.
+func outside() string {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return ""
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() {
+			return n.IP.String()
+		}
+	}
+	return ""
+}
+
 func start(t *testing.T, opts ...option) *registry {
 	t.Helper()
 	return startAt(t, nil, t.TempDir(), opts...)
@@ -48,8 +64,13 @@ func start(t *testing.T, opts ...option) *registry {
 
 func startAt(t *testing.T, c clock.Clock, dir string, opts ...option) *registry {
 	t.Helper()
+	return startOn(t, "127.0.0.1", c, dir, opts...)
+}
+
+func startOn(t *testing.T, ip string, c clock.Clock, dir string, opts ...option) *registry {
+	t.Helper()
 	ca := mctest.NewCA(t)
-	r := &registry{ca: ca, idp: mctest.NewMCIAS(t, ca), dir: dir}
+	r := &registry{ip: ip, ca: ca, idp: mctest.NewMCIAS(t, ca), dir: dir}
 	cfg := service.Config{
 		MCIAS:    config.MCIAS{ServerURL: r.idp.Issuer, ServiceName: "mcr"},
 		Registry: service.Registry{MaxManifest: 4 << 20},
@@ -86,7 +107,7 @@ func startAt(t *testing.T, c clock.Clock, dir string, opts ...option) *registry 
 	}
 	srv, err := grpcserver.New(grpcserver.Config{Service: "mcr", Rules: rules, Verifier: r.idp.Verifier(t, "mcr"),
 		Register: func(s grpc.ServiceRegistrar) { r.RPC.Register(s) }, REST: service.REST(), Routes: r.Registry.Routes,
-		RefuseRoute: r.Registry.Refuse, HTTPAddr: "127.0.0.1:0", GRPCAddr: "127.0.0.1:0", GetCertificate: ca.Certificate(t, host), Log: logger})
+		RefuseRoute: r.Registry.Refuse, HTTPAddr: net.JoinHostPort(ip, "0"), GRPCAddr: "127.0.0.1:0", GetCertificate: ca.Certificate(t, host), Log: logger})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,11 +126,15 @@ func startAt(t *testing.T, c clock.Clock, dir string, opts ...option) *registry 
 	r.addr = net.JoinHostPort(host, port)
 	// Both names resolve to loopback whatever the machine's resolver says.
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
-		_, port, err := net.SplitHostPort(addr)
+		name, port, err := net.SplitHostPort(addr)
 		if err != nil {
 			return nil, err
 		}
-		return (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
+		to := "127.0.0.1"
+		if name == host {
+			to = ip
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort(to, port))
 	}
 	tr := &http.Transport{DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: ca.Pool(), MinVersion: tls.VersionTLS13}, ForceAttemptHTTP2: true}
 	t.Cleanup(tr.CloseIdleConnections)
