@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -33,9 +34,14 @@ func Service() cli.Service[app.Config] {
 			return []*cobra.Command{c.route(), c.backend(), c.lease(), c.cert(), c.listener(), c.conns(), c.kill(), c.explain(),
 				c.apply(), c.export(), c.reload()}
 		},
-		// Private keys never leave the node: the certificate folder is written by the agent.
-		Exclude: func(_ app.Config, rel string) bool { return rel == "certs" || len(rel) > 6 && rel[:6] == "certs/" },
+		Exclude: func(_ app.Config, rel string) bool { return private(rel) },
 	}
+}
+
+// private reports whether a file of the service's folder stays out of snapshots: private keys never leave the node, the
+// agent writes the certificate folder anew, and the fallback is written again from the database.
+func private(rel string) bool {
+	return rel == "certs" || strings.HasPrefix(rel, "certs/") || strings.HasSuffix(rel, ".key") || rel == "routing.snapshot"
 }
 
 // client calls the running proxy for a command.
