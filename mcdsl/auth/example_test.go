@@ -14,7 +14,7 @@ func human(name string) mctest.Claims { return mctest.Human(name, "user").For("m
 // localVerifier is a verifier without a network.
 func localVerifier(t testing.TB) (*mctest.MCIAS, *auth.Verifier) {
 	t.Helper()
-	idp := mctest.NewMCIAS(t, mctest.NewCA(t))
+	idp := mctest.Offline()
 	src := &auth.LocalSource{}
 	if err := src.Reset(idp.Snapshot()); err != nil {
 		t.Fatal(err)

@@ -77,15 +77,20 @@ type account struct {
 // NewMCIAS starts a fake that ends with the test.
 func NewMCIAS(t testing.TB, ca *CA) *MCIAS {
 	t.Helper()
-	f := &MCIAS{ca: ca, changed: make(chan struct{}), streamID: "stream-1", accounts: map[string]*account{}, grants: map[string]Claims{},
-		acks: map[string]int64{}, seen: map[string]bool{}}
-	f.keys = []signingKey{newSigningKey()}
+	f := Offline()
+	f.ca = ca
 	web, rpc := listen(t), listen(t)
 	_, port, _ := net.SplitHostPort(web.Addr().String())
 	f.Issuer = "https://" + net.JoinHostPort(Name, port)
 	f.start(t, web, rpc)
 	t.Cleanup(f.Stop)
 	return f
+}
+
+// Offline returns a fake that is on no network: it signs tokens, and its Snapshot feeds a local source.
+func Offline() *MCIAS {
+	return &MCIAS{Issuer: "https://" + Name, changed: make(chan struct{}), streamID: "stream-1", accounts: map[string]*account{},
+		grants: map[string]Claims{}, acks: map[string]int64{}, seen: map[string]bool{}, keys: []signingKey{newSigningKey()}}
 }
 
 func listen(t testing.TB) net.Listener {
