@@ -92,11 +92,10 @@ func New(cfg Config) *Provider {
 // Draw sets who draws the pages.
 func (p *Provider) Draw(pages Pages) { p.pages = pages }
 
-// Routes registers the endpoints for programs and redirects.
+// Routes registers the endpoints for programs.
 func (p *Provider) Routes(r chi.Router) {
 	r.Get("/.well-known/openid-configuration", p.discovery)
 	r.Get("/oidc/jwks", p.jwks)
-	r.Get("/oidc/authorize", p.authorize)
 	r.Post("/oidc/token", p.token)
 	r.Options("/oidc/token", p.preflight)
 	r.Get("/oidc/userinfo", p.userinfo)
@@ -104,11 +103,12 @@ func (p *Provider) Routes(r chi.Router) {
 	r.Options("/oidc/userinfo", p.preflight)
 	r.Post("/oidc/introspect", p.introspect)
 	r.Post("/oidc/revoke", p.revoke)
-	r.Get("/oidc/logout", p.logout)
 }
 
-// PageRoutes registers the forms, which stand behind the same-origin check of pages.
+// PageRoutes registers what a person sees: with the headers of pages, the forms behind their same-origin check.
 func (p *Provider) PageRoutes(r chi.Router) {
+	r.Get("/oidc/authorize", p.authorize)
+	r.Get("/oidc/logout", p.logout)
 	r.Post("/oidc/consent", p.consent)
 	r.Post("/oidc/logout", p.logoutForm)
 }
