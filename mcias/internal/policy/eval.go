@@ -219,8 +219,8 @@ func (c *compiled) mismatch(q Request) (field, why string) {
 		return "not_before", "not in force before " + c.NotBefore.UTC().Format(time.RFC3339)
 	case !c.ExpiresAt.IsZero() && !q.Time.Before(c.ExpiresAt):
 		return "expires_at", "ended " + c.ExpiresAt.UTC().Format(time.RFC3339)
-	case !matchAction(c.Actions, q.Action):
-		return "actions", q.Action + " is not among " + strings.Join(c.Actions, ", ")
+	case !matchAction(c.actions, q.Action):
+		return "actions", q.Action + " is not among " + strings.Join(c.actions, ", ")
 	case !in(c.Services, q.Service):
 		return "services", q.Service + " is not among " + strings.Join(c.Services, ", ")
 	case !in(c.ClientKinds, q.ClientKind):

@@ -101,6 +101,7 @@ var (
 // compiled is a rule parsed once. hours and nets are ready to compare.
 type compiled struct {
 	Rule
+	actions          []string // never empty
 	include, exclude []netip.Prefix
 	hours            []span
 	loc              *time.Location
@@ -134,10 +135,11 @@ func parse(r Rule) (*compiled, error) {
 			}
 		}
 	}
-	if len(r.Actions) == 0 {
-		c.Actions = []string{Login}
+	c.actions = r.Actions
+	if len(c.actions) == 0 {
+		c.actions = []string{Login}
 	}
-	for _, a := range c.Actions {
+	for _, a := range c.actions {
 		if !actionPattern.MatchString(a) {
 			return nil, fmt.Errorf("actions: %q is not noun:verb", a)
 		}
