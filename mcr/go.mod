@@ -10,6 +10,7 @@ require (
 	golang.org/x/sync v0.25.0
 	metacircular.net/mcdsl v0.0.0
 	metacircular.net/mcr/api v0.0.0-00010101000000-000000000000
+	pgregory.net/rapid v1.3.0
 )
 
 require (

@@ -292,13 +292,21 @@ func TestGroupFailureOfOneLeavesTheOthers(t *testing.T) {
 		},
 		func(ctx context.Context) error { return d.Write(ctx, insert("m4")) },
 	})
-	if lead != nil || out[0] != nil || !errors.Is(out[1], boom) || out[3] != nil || out[4] != nil {
+	if lead != nil || out[0] != nil || !errors.Is(out[1], boom) || out[4] != nil {
 		t.Errorf("leader %v, members %v", lead, out)
 	}
 	if !panicked {
 		t.Error("the panic did not reach its caller")
 	}
-	if got, want := names(t, d), "cancelled-late leader m0 m4"; got != want {
+	// In a group it is not interrupted. On a slow machine the group may have been full before its turn; then it ran
+	// alone, where its own cancellation holds. Either way what it was told is what is on disk.
+	want := "cancelled-late leader m0 m4"
+	if errors.Is(out[3], context.Canceled) {
+		want = "leader m0 m4"
+	} else if out[3] != nil {
+		t.Errorf("the member cancelled late got %v", out[3])
+	}
+	if got := names(t, d); got != want {
 		t.Errorf("items = %q, want %q", got, want)
 	}
 }

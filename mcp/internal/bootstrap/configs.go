@@ -28,6 +28,9 @@ func (u *Up) common(svc string, p portPairs) string {
 		fmt.Fprintf(&b, "\n[mcias]\nserver_url = %q\ngrpc_addr = %q\nca_cert = \"certs/ca.pem\"\nservice_name = %q\nkey_file = \"certs/%s\"\n",
 			u.settings.URL("mcias"), u.settings.GRPC("mcias"), svc, keyFileName)
 	}
+	if svc == "mcias" {
+		b.WriteString("\n[mcias]\nca_cert = \"certs/ca.pem\"\n")
+	}
 	fmt.Fprintf(&b, "\n[log]\nformat = \"json\"\n\n[web]\nnav = [%s]\n", u.nav())
 	return b.String()
 }
@@ -64,8 +67,7 @@ func (u *Up) config(svc string, p portPairs) string {
 	case "mcns":
 		return u.common(svc, p) + fmt.Sprintf("\n[dns]\nlisten = [%s]\n\n[registry]\nzone = %q\n", u.dnsListen(), s.Domain)
 	case "mcias":
-		return u.common(svc, p) + fmt.Sprintf("\n[tokens]\nissuer = %q\n\n[webauthn]\nrp_id = %q\nrp_name = %q\norigins = [%q]\n%s",
-			s.URL("mcias"), s.Host("mcias"), s.Domain, s.URL("mcias"), u.credentialKey("vault", "mcias"))
+		return u.common(svc, p) + fmt.Sprintf("\n[tokens]\nissuer = %q\n%s", s.URL("mcias"), u.credentialKey("vault", "mcias"))
 	case "metacrypt":
 		addr := "127.0.0.1:" + strconv.Itoa(p["http"])
 		if u.inContainers() {

@@ -20,9 +20,23 @@ type hub struct {
 	said []Progress
 	more chan struct{} // closed and replaced at each message
 	done bool
+	end  func() bool // cancels the operation; false when it is too late
 }
 
 func newHub() *hub { return &hub{more: make(chan struct{})} }
+
+func (h *hub) setCancel(end func() bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.end = end
+}
+
+func (h *hub) tryCancel() bool {
+	h.mu.Lock()
+	end := h.end
+	h.mu.Unlock()
+	return end != nil && end()
+}
 
 func (h *hub) say(p Progress) {
 	h.mu.Lock()

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"metacircular.net/mcdsl/fault"
@@ -35,6 +37,9 @@ type operation struct {
 	row  store.Op
 	hub  *hub
 	next int64
+
+	mu        sync.Mutex // guards committed
+	committed bool       // past the point of no return
 }
 
 // start writes an operation down and runs fn on its own. The operation ends as fn's error says.
@@ -56,7 +61,10 @@ func (d *Deployer) start(ctx context.Context, kind, service string, gen int64, r
 // run carries an operation out in a goroutine of its own.
 func (d *Deployer) run(row store.Op, fn func(ctx context.Context, o *operation) error) {
 	o := &operation{d: d, row: row, hub: d.hub(row.ID, true)}
+	octx, cancel := context.WithCancelCause(d.ctx)
+	o.hub.setCancel(func() bool { return o.cancel(cancel) })
 	d.work.Go(func() {
+		defer cancel(nil)
 		select {
 		case d.slots <- struct{}{}:
 			defer func() { <-d.slots }()
@@ -69,7 +77,10 @@ func (d *Deployer) run(row store.Op, fn func(ctx context.Context, o *operation) 
 			return
 		}
 		o.next = int64(len(steps)) + 1
-		err = fn(d.ctx, o)
+		err = fn(octx, o)
+		if errors.Is(context.Cause(octx), errCancelled) && err != nil {
+			err = errCancelled
+		}
 		if d.ctx.Err() != nil {
 			return // stopped in the middle: the next start decides
 		}
@@ -82,6 +93,9 @@ func (o *operation) end(err error) {
 	state, text := store.OpSucceeded, ""
 	if err != nil {
 		state = store.OpFailed
+		if errors.Is(err, errCancelled) {
+			state = store.OpCancelled
+		}
 		e := OpError{Message: fault.Text(err)}
 		if f := fault.From(err); f != nil && f.Next != "" {
 			e.Message, e.Next = strings.TrimSuffix(strings.Split(fault.Text(err), "\n  next:")[0], "\n"), f.Next
@@ -107,6 +121,45 @@ func (o *operation) end(err error) {
 	row := o.row
 	o.hub.say(Progress{End: &row})
 	d.dropHub(o.row.ID)
+}
+
+// errCancelled is the cause of an operation its operator ended.
+var errCancelled = fault.New(fault.Conflict, "cancelled by its operator").WithReason("OP_CANCELLED")
+
+// cancel ends the operation unless traffic was switched or is being switched.
+func (o *operation) cancel(end context.CancelCauseFunc) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.committed {
+		return false
+	}
+	end(errCancelled)
+	return true
+}
+
+// commitTo closes the door for cancelling: what follows cannot be undone.
+func (o *operation) commitTo() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.committed = true
+}
+
+// Cancel undoes a running operation that has not switched traffic yet.
+func (d *Deployer) Cancel(ctx context.Context, id string) (store.Op, error) {
+	op, err := d.cfg.Store.Op(ctx, id)
+	if err != nil {
+		return op, err
+	}
+	h := d.hub(id, false)
+	if h == nil || !h.tryCancel() {
+		return op, fault.New(fault.Precondition, "operation %s has ended or switched traffic already", id).WithNext("mcp rollback %s", op.Service)
+	}
+	return op, d.Follow(ctx, id, false, func(p Progress) error {
+		if p.End != nil {
+			op = *p.End
+		}
+		return nil
+	})
 }
 
 // step journals, acts, journals again.

@@ -120,6 +120,7 @@ func (o *operation) replace(ctx context.Context, p *Plan, g store.Generation, mo
 	if len(targets) == 0 && len(old) == 0 {
 		return nil
 	}
+	o.commitTo()
 	err = o.step(ctx, "switch", func(ctx context.Context) (string, error) {
 		return switchDetail(targets), d.cfg.Router.Swap(ctx, o.row.ID, targets, missing(old, targets), mode == held)
 	})
@@ -168,6 +169,7 @@ func (o *operation) abandon(ctx context.Context, p *Plan, g store.Generation, ca
 	if d.ctx.Err() != nil {
 		return cause
 	}
+	ctx = d.ctx // undoing goes on when the operation was cancelled
 	undo := o.step(ctx, "undo", func(ctx context.Context) (string, error) {
 		if g.N == 0 {
 			return "nothing was made", nil
@@ -192,6 +194,7 @@ func (o *operation) restore(ctx context.Context, p *Plan, g store.Generation, mo
 	if d.ctx.Err() != nil {
 		return cause
 	}
+	ctx = d.ctx
 	err := o.abandon(ctx, p, g, cause)
 	if p.now == nil || mode == sideBySide {
 		return err
@@ -220,6 +223,7 @@ func (o *operation) restore(ctx context.Context, p *Plan, g store.Generation, mo
 // finish goes forward only: the new generation is the current one, the old one goes.
 func (o *operation) finish(ctx context.Context, s *spec.Service, g store.Generation, old *store.Generation) error {
 	d := o.d
+	o.commitTo()
 	err := o.step(ctx, "commit", func(ctx context.Context) (string, error) {
 		return fmt.Sprintf("generation %d", g.N), d.cfg.Store.Commit(ctx, s.Name, g.N, keepGenerations)
 	})

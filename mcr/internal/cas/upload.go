@@ -1,6 +1,7 @@
 package cas
 
 import (
+	_ "crypto/sha512" // go-digest finds its algorithms in crypto's register
 	"encoding"
 	"errors"
 	"fmt"

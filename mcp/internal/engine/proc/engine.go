@@ -159,6 +159,9 @@ func writeSync(path string, data []byte, mode fs.FileMode) error {
 	}
 	_, err = f.Write(data)
 	if err == nil {
+		err = f.Chmod(mode) // whatever the umask: a container's user reads some of them
+	}
+	if err == nil {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {

@@ -30,6 +30,10 @@ func unpack(ctx context.Context, img v1.Image, dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return fmt.Errorf("unpack image: %w", err)
 	}
+	// Modes are set one by one: the agent's umask keeps everything it makes from other users, and these are theirs.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return fmt.Errorf("unpack image: %w", err)
+	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("unpack image: %w", err)
@@ -70,7 +74,7 @@ func unpackEntry(root *os.Root, h *tar.Header, r io.Reader) error {
 		return errors.New("it leaves the image")
 	}
 	if d := path.Dir(name); d != "." {
-		if err := root.MkdirAll(d, 0o755); err != nil {
+		if err := mkdirAll(root, d); err != nil {
 			return err
 		}
 	}
@@ -103,6 +107,25 @@ func unpackEntry(root *os.Root, h *tar.Header, r io.Reader) error {
 	return fmt.Errorf("files of type %q are refused", string(h.Typeflag))
 }
 
+// mkdirAll makes the folders that are missing, open to all whatever the umask.
+func mkdirAll(root *os.Root, dir string) error {
+	at := ""
+	for _, part := range strings.Split(dir, "/") {
+		at = path.Join(at, part)
+		err := root.Mkdir(at, 0o755)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err == nil {
+			err = root.Chmod(at, 0o755)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // makeMountPoints makes the empty folders and files that mounts cover. The unpacked image is shared by all its
 // containers, and an empty folder in it harms none.
 func makeMountPoints(dir string, s engine.Spec) error {
@@ -126,13 +149,13 @@ func makeMountPoints(dir string, s engine.Spec) error {
 		}
 	}
 	for _, d := range folders {
-		if err := root.MkdirAll(d, 0o755); err != nil {
+		if err := mkdirAll(root, d); err != nil {
 			return fmt.Errorf("mount point /%s: %w", d, err)
 		}
 	}
 	for _, f := range files {
 		if d := path.Dir(f); d != "." {
-			if err := root.MkdirAll(d, 0o755); err != nil {
+			if err := mkdirAll(root, d); err != nil {
 				return fmt.Errorf("mount point /%s: %w", f, err)
 			}
 		}
