@@ -1,7 +1,10 @@
 package ui
 
 import (
+	"context"
 	"net/http"
+
+	"google.golang.org/grpc/metadata"
 
 	"metacircular.net/mcdsl/web"
 	metacryptv1 "metacircular.net/metacrypt/api/metacrypt/v1"
@@ -13,6 +16,7 @@ type overview struct {
 	Status *metacryptv1.StatusResponse
 	Soon   []*metacryptv1.Certificate // next to expire; empty for whoever may not list
 	Issuer []*metacryptv1.Issuer
+	Guest  bool // nobody is signed in
 }
 
 const (
@@ -38,17 +42,17 @@ func (p *pages) overview(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	data := overview{Word: word(st.GetState()), Status: st}
+	data := overview{Word: word(st.GetState()), Status: st, Guest: p.User(r) == nil}
 	page := web.Page{Title: "Keys", Data: &data}
 	switch st.GetState() {
 	case unsealed:
 		page.State = "Unsealed. Certificates and secrets are served."
-		if p.User(r) != nil {
+		if ctx, ok := p.asUser(r); ok {
 			page.Action = &web.Action{Label: "Seal", URL: "/seal", CLI: "metacrypt seal"}
-			if res, err := p.pki.ListIssuers(r.Context(), &metacryptv1.ListIssuersRequest{}); err == nil {
+			if res, err := p.pki.ListIssuers(ctx, &metacryptv1.ListIssuersRequest{}); err == nil {
 				data.Issuer = res.GetIssuers()
 			}
-			if res, err := p.pki.ListCerts(r.Context(), &metacryptv1.ListCertsRequest{Live: true, PageSize: 10}); err == nil {
+			if res, err := p.pki.ListCerts(ctx, &metacryptv1.ListCertsRequest{Live: true, PageSize: 10}); err == nil {
 				data.Soon = res.GetCertificates()
 			}
 		}
@@ -59,6 +63,19 @@ func (p *pages) overview(w http.ResponseWriter, r *http.Request) error {
 		page.Action = &web.Action{Label: "Unseal", URL: "/unseal", CLI: "metacrypt unseal"}
 	}
 	return p.Render(w, r, "overview.html", page)
+}
+
+// asUser returns a context whose calls are the signed-in user's. The page itself is public, so the server has looked at
+// no session; a session that is over shows the page as to a stranger.
+func (p *pages) asUser(r *http.Request) (context.Context, bool) {
+	if p.User(r) == nil {
+		return nil, false
+	}
+	token, err := p.Token(r)
+	if err != nil || token == "" {
+		return nil, false
+	}
+	return metadata.AppendToOutgoingContext(r.Context(), "authorization", "Bearer "+token), true
 }
 
 func unsealPage() web.Page { return web.Page{Title: "Unseal", Center: true, Form: web.NewForm()} }
