@@ -42,6 +42,7 @@ type process struct {
 	ca   *mctest.CA
 	idp  *mctest.MCIAS
 	cmd  *exec.Cmd
+	gone chan struct{} // closed when cmd has ended
 	log  *bytes.Buffer
 	http string
 	grpc string
@@ -111,6 +112,7 @@ func (p *process) start(t *testing.T) {
 	}
 	t.Cleanup(func() { p.kill() })
 	exited := make(chan struct{})
+	p.gone = exited
 	cmd := p.cmd
 	go func() { _ = cmd.Wait(); close(exited) }() // Kill makes it return
 	mctest.Eventually(t, "metacrypt listens", func() bool {
@@ -127,9 +129,11 @@ func (p *process) start(t *testing.T) {
 	})
 }
 
+// kill ends the process by SIGKILL and waits until its ports are free.
 func (p *process) kill() {
-	if p.cmd != nil && p.cmd.Process != nil {
+	if p.gone != nil {
 		_ = p.cmd.Process.Kill() // it may be gone
+		<-p.gone
 	}
 }
 
