@@ -167,3 +167,32 @@ func (c *Catalog) Change(ctx context.Context, id int64) (out store.ChangeSet, er
 	}
 	return out, err
 }
+
+// Replace returns the operations that make an owner's records of a zone exactly these. Equal records of
+// other owners stay theirs.
+func Replace(z *zone.Zone, want []zone.Record, owner string) []Op {
+	sets := map[zone.Key][]zone.Record{}
+	var order []zone.Key
+	for _, r := range want {
+		if sets[r.Key()] == nil {
+			order = append(order, r.Key())
+		}
+		sets[r.Key()] = append(sets[r.Key()], r)
+	}
+	var ops []Op
+	gone := map[zone.Key]bool{}
+	for _, r := range z.Records {
+		if r.Owner == owner && sets[r.Key()] == nil && !gone[r.Key()] {
+			gone[r.Key()] = true
+			ops = append(ops, Op{Kind: Set, Zone: z.Name, Name: r.Name, Type: r.Type, Owner: owner})
+		}
+	}
+	for _, k := range order {
+		op := Op{Kind: Set, Zone: z.Name, Name: k.Name, Type: k.Type, Owner: owner, TTL: sets[k][0].TTL}
+		for _, r := range sets[k] {
+			op.Texts = append(op.Texts, r.Text)
+		}
+		ops = append(ops, op)
+	}
+	return ops
+}
