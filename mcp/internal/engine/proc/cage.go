@@ -228,6 +228,10 @@ func dropPrivileges(s engine.Spec) error {
 			return fmt.Errorf("become user %d: %w", s.UID, e)
 		}
 	}
+	// The kernel forgets the parent-death signal when the user changes; without it a killed shim would leave an orphan.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("die with the shim: %w", err)
+	}
 	var mask uint32
 	if s.BindService {
 		mask = 1 << unix.CAP_NET_BIND_SERVICE
