@@ -1,6 +1,8 @@
 package cas
 
 import (
+	_ "crypto/sha256" // makes the algorithm available to go-digest
+	_ "crypto/sha512" // makes the algorithm available to go-digest
 	"encoding/hex"
 	"errors"
 	"fmt"

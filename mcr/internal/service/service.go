@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"maps"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -30,14 +31,12 @@ func New() cli.Service[Config] {
 	}
 }
 
-// Rules are the access rules of everything the registry serves. The three maps have no key in common; the
-// server's own check names one that had.
+// Rules are the access rules of the contract and of /v2/; the pages bring theirs when there are pages. The two
+// maps have no key in common: one holds RPCs, the other routes.
 func Rules() auth.Map {
 	m := auth.Map{}
-	for _, part := range []auth.Map{oci.Rules(), rpc.Rules(), ui.Rules()} {
-		for k, r := range part {
-			m[k] = r
-		}
+	for _, part := range []auth.Map{oci.Rules(), rpc.Rules()} {
+		maps.Copy(m, part)
 	}
 	return m
 }
@@ -62,10 +61,11 @@ func build(ctx context.Context, cfg Config, b *cli.Builder) error {
 	if b.Key == nil { // a registry without pages: tokens still count
 		return nil
 	}
-	if _, err := b.Pages(ui.Config(cfg.host())); err != nil {
+	if b.Server.Rules, err = auth.Merge(b.Server.Rules, ui.Rules()); err != nil {
 		return err
 	}
-	return nil
+	_, err = b.Pages(ui.Config(cfg.host()))
+	return err
 }
 
 // host is what people write before a repository's name.
