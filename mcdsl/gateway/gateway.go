@@ -21,6 +21,9 @@ import (
 	"metacircular.net/mcdsl/httpserver"
 )
 
+// Mux is what generated REST handlers register on, under a name that needs no import of the gateway itself.
+type Mux = runtime.ServeMux
+
 // Register is a generated function of a service: mcnsv1.RegisterZoneServiceHandler. It serves REST by calling
 // the connection, so that every interceptor runs. The generated RegisterXHandlerServer skips them and does not
 // fit this type.

@@ -606,3 +606,8 @@ func TestHealthDocument(t *testing.T) {
 		t.Errorf("healthz with a full disk = %d, want 200", code)
 	}
 }
+
+func TestMatrix(t *testing.T) {
+	t.Parallel()
+	mctest.Matrix(t, config(&world{impl: &sample{}}))
+}

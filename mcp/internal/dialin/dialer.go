@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
@@ -22,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"metacircular.net/mcdsl/cli/hostmap"
+	"metacircular.net/mcdsl/gateway"
 	"metacircular.net/mcdsl/log"
 	"metacircular.net/mcdsl/tlsutil"
 	mcpv1 "metacircular.net/mcp/api/mcp/v1"
@@ -68,7 +68,7 @@ func New(cfg Config) (*Dialer, error) {
 
 // Register takes the agent's in-process connection, to which calls are passed on. It has the form of a REST
 // registration, because that is where a server hands its connection out.
-func (d *Dialer) Register(_ context.Context, _ *runtime.ServeMux, conn *grpc.ClientConn) error {
+func (d *Dialer) Register(_ context.Context, _ *gateway.Mux, conn *grpc.ClientConn) error {
 	d.own.Store(conn)
 	return nil
 }
