@@ -315,7 +315,9 @@ func TestGRPC(t *testing.T) {
 		}
 	})
 	keys, watch := mciasv1.NewKeyClient(w.conn(t)), mciasv1.NewWatchClient(w.conn(t))
-	as := func(c mctest.Claims) context.Context { return auth.WithToken(t.Context(), w.idp.Token(c.For("sample"))) }
+	as := func(c mctest.Claims) context.Context {
+		return auth.WithToken(t.Context(), w.idp.Token(c.For("sample")))
+	}
 	user, admin := mctest.Human("alice", "user"), mctest.Human("root", "admin")
 
 	if _, err := watch.GetKeys(t.Context(), &mciasv1.GetKeysRequest{}); err != nil {

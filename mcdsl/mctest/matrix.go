@@ -276,4 +276,3 @@ func fillPath(in protoreflect.MessageDescriptor, path string) string {
 		return "x"
 	})
 }
-
