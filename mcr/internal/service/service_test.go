@@ -186,20 +186,20 @@ func TestPages(t *testing.T) {
 		code       int
 	}{
 		{"/", "team/app", 200}, {"/storage", "Run collection", 200}, {"/policy", "builtin-admin", 200},
-		{"/policy?repository=team/app&action=push&who=bob&kind=human&roles=user", "Denied", 200},
+		{"/policy?repository=team/app&action=push&who=bob&kind=human&roles=user", "no rule allows it", 200},
 		{"/policy?repository=Team&action=push", "lower-case", 422},
-		{"/repository?name=team/app", "mcr tag list team/app", 200},
-		{"/manifest?name=team/app&reference=v1", "docker pull mcr.mc.localhost:8443/team/app:v1", 200},
-		{"/tag/delete?name=team/app&tag=v1", "Delete tag v1", 200},
-		{"/repository/delete?name=team/app", "Keep it", 200},
-		{"/repository?name=no/such", "not known", 404},
+		{"/repositories/show?name=team/app", "mcr tag list team/app", 200},
+		{"/repositories/manifest?name=team/app&reference=v1", "docker pull mcr.mc.localhost:8443/team/app:v1", 200},
+		{"/repositories/tag/delete?name=team/app&tag=v1", "Delete tag v1", 200},
+		{"/repositories/delete?name=team/app", "Keep it", 200},
+		{"/repositories/show?name=no/such", "not known", 404},
 	} {
 		code, body := get(t, c, srv.URL+tc.path)
 		if code != tc.code || !strings.Contains(body, tc.want) {
 			t.Errorf("GET %s = %d, want %d with %q:\n%s", tc.path, code, tc.code, tc.want, body)
 		}
 	}
-	res, err := c.PostForm(srv.URL+"/repository/delete", url.Values{"name": {"team/app"}})
+	res, err := c.PostForm(srv.URL+"/repositories/delete", url.Values{"name": {"team/app"}})
 	if err != nil {
 		t.Fatal(err)
 	}

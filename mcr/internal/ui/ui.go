@@ -24,8 +24,8 @@ var templates embed.FS
 // Rules are the rules of the pages: whoever is signed in may open them; what they show is decided by the RPCs.
 func Rules() auth.Map {
 	m := auth.Map{}
-	for _, route := range []string{"GET /", "GET /repository", "GET /manifest", "GET /tag/delete", "GET /repository/delete", "GET /policy", "GET /storage",
-		"POST /tag/delete", "POST /repository/delete", "POST /trash/restore", "POST /storage/gc", "POST /storage/verify"} {
+	for _, route := range []string{"GET /", "GET /repositories", "GET /repositories/show", "GET /repositories/manifest", "GET /repositories/tag/delete", "GET /repositories/delete", "GET /policy", "GET /storage",
+		"POST /repositories/tag/delete", "POST /repositories/delete", "POST /repositories/restore", "POST /storage/gc", "POST /storage/verify"} {
 		m["HTTP "+route] = auth.Authenticated()
 	}
 	return m
@@ -48,7 +48,7 @@ func Config(host string) web.Config {
 		panic(err) // the folder is embedded above
 	}
 	return web.Config{Templates: sub,
-		Sections: []web.Link{{Name: "Repositories", URL: "/"}, {Name: "Policy", URL: "/policy"}, {Name: "Storage", URL: "/storage"}},
+		Sections: []web.Link{{Name: "Repositories", URL: "/repositories"}, {Name: "Policy", URL: "/policy"}, {Name: "Storage", URL: "/storage"}},
 		Funcs: template.FuncMap{
 			"link":  link,
 			"mib":   func(n int64) string { return fmt.Sprintf("%.1f", float64(n)/(1<<20)) },
@@ -63,13 +63,13 @@ func Config(host string) web.Config {
 
 func (p *pages) routes(r chi.Router) {
 	for path, fn := range map[string]func(http.ResponseWriter, *http.Request) error{
-		"/": p.list, "/repository": p.repository, "/manifest": p.manifest, "/tag/delete": p.confirmTag, "/repository/delete": p.confirmRepository,
+		"/": p.home, "/repositories": p.list, "/repositories/show": p.repository, "/repositories/manifest": p.manifest, "/repositories/tag/delete": p.confirmTag, "/repositories/delete": p.confirmRepository,
 		"/policy": p.rules, "/storage": p.store,
 	} {
 		r.Get(path, p.site.Page(fn))
 	}
 	for path, fn := range map[string]func(http.ResponseWriter, *http.Request) error{
-		"/tag/delete": p.deleteTag, "/repository/delete": p.deleteRepository, "/trash/restore": p.restore,
+		"/repositories/tag/delete": p.deleteTag, "/repositories/delete": p.deleteRepository, "/repositories/restore": p.restore,
 		"/storage/gc": p.collect, "/storage/verify": p.verify,
 	} {
 		r.Post(path, p.site.Page(fn))
@@ -108,6 +108,12 @@ type listView struct {
 	Contains     string
 	Next         string
 	Host         string
+}
+
+// home sends to the list of repositories, the first page of the registry.
+func (p *pages) home(w http.ResponseWriter, r *http.Request) error {
+	http.Redirect(w, r, "/repositories", http.StatusFound)
+	return nil
 }
 
 func (p *pages) list(w http.ResponseWriter, r *http.Request) error {
@@ -162,7 +168,7 @@ func (p *pages) repository(w http.ResponseWriter, r *http.Request) error {
 	v := repositoryView{Repo: repo.Repository, Tags: tags.Tags, Next: tags.NextPageToken, Untagged: untagged.Manifests,
 		History: history.Events, Trash: trash.Entries, Host: p.host}
 	state := fmt.Sprintf("%s in %.1f MiB.", plural(v.Repo.Tags, "tag", "tags"), float64(v.Repo.Bytes)/(1<<20))
-	return p.site.Render(w, r, "repository.html", web.Page{Title: name, State: state, Crumbs: []web.Link{{Name: "Repositories", URL: "/"}, {Name: name}}, Data: v,
+	return p.site.Render(w, r, "repository.html", web.Page{Title: name, State: state, Crumbs: []web.Link{{Name: "Repositories", URL: "/repositories"}, {Name: name}}, Data: v,
 		Mark: r.URL.Query().Get("mark")})
 }
 
@@ -196,7 +202,7 @@ func (p *pages) manifest(w http.ResponseWriter, r *http.Request) error {
 	state := fmt.Sprintf("%s of %.1f MiB, kept: %s.", strings.ToUpper(short(v.M.MediaType)[:1])+short(v.M.MediaType)[1:],
 		float64(v.M.TotalBytes)/(1<<20), strings.Join(v.M.WhyKept, ", "))
 	return p.site.Render(w, r, "manifest.html", web.Page{Title: ref, State: state, Data: v,
-		Crumbs: []web.Link{{Name: "Repositories", URL: "/"}, {Name: name, URL: link("/repository", "name", name)}, {Name: ref}}})
+		Crumbs: []web.Link{{Name: "Repositories", URL: "/repositories"}, {Name: name, URL: link("/repositories/show", "name", name)}, {Name: ref}}})
 }
 
 type confirmView struct {
@@ -212,7 +218,7 @@ func (p *pages) confirmTag(w http.ResponseWriter, r *http.Request) error {
 	}
 	return p.site.Render(w, r, "delete-tag.html", web.Page{Title: "Delete tag " + res.Tag.Name, Narrow: true,
 		State:  "The name goes; the image stays until it is collected as untagged.",
-		Crumbs: []web.Link{{Name: "Repositories", URL: "/"}, {Name: res.Tag.Repository, URL: link("/repository", "name", res.Tag.Repository)}, {Name: "Delete " + res.Tag.Name}},
+		Crumbs: []web.Link{{Name: "Repositories", URL: "/repositories"}, {Name: res.Tag.Repository, URL: link("/repositories/show", "name", res.Tag.Repository)}, {Name: "Delete " + res.Tag.Name}},
 		Data:   confirmView{Name: res.Tag.Repository, Tag: res.Tag.Name, Digest: res.Tag.Digest}})
 }
 
@@ -221,7 +227,7 @@ func (p *pages) deleteTag(w http.ResponseWriter, r *http.Request) error {
 	if _, err := p.tags.Delete(r.Context(), &mcrv1.TagDeleteRequest{Repository: name, Name: tag, Expect: r.PostFormValue("digest")}); err != nil {
 		return err
 	}
-	return p.site.Redirect(w, r, link("/repository", "name", name), "Tag "+tag+" is deleted. It can be restored from the trash.")
+	return p.site.Redirect(w, r, link("/repositories/show", "name", name), "Tag "+tag+" is deleted. It can be restored from the trash.")
 }
 
 func (p *pages) confirmRepository(w http.ResponseWriter, r *http.Request) error {
@@ -232,7 +238,7 @@ func (p *pages) confirmRepository(w http.ResponseWriter, r *http.Request) error 
 	repo := res.Repository
 	return p.site.Render(w, r, "delete-repository.html", web.Page{Title: "Delete " + repo.Name, Narrow: true,
 		State:  "Everything of it goes to the trash and can be restored from there.",
-		Crumbs: []web.Link{{Name: "Repositories", URL: "/"}, {Name: repo.Name, URL: link("/repository", "name", repo.Name)}, {Name: "Delete"}},
+		Crumbs: []web.Link{{Name: "Repositories", URL: "/repositories"}, {Name: repo.Name, URL: link("/repositories/show", "name", repo.Name)}, {Name: "Delete"}},
 		Data:   confirmView{Name: repo.Name, Tags: repo.Tags, Manifests: repo.Manifests}})
 }
 
@@ -241,7 +247,7 @@ func (p *pages) deleteRepository(w http.ResponseWriter, r *http.Request) error {
 	if _, err := p.repos.Delete(r.Context(), &mcrv1.RepositoryDeleteRequest{Repository: name}); err != nil {
 		return err
 	}
-	return p.site.Redirect(w, r, link("/repository", "name", name), "Everything of "+name+" is in the trash.")
+	return p.site.Redirect(w, r, link("/repositories/show", "name", name), "Everything of "+name+" is in the trash.")
 }
 
 func (p *pages) restore(w http.ResponseWriter, r *http.Request) error {
@@ -254,7 +260,7 @@ func (p *pages) restore(w http.ResponseWriter, r *http.Request) error {
 	if len(res.Kept) > 0 {
 		toast += " Left alone, because they name something else by now: " + strings.Join(res.Kept, ", ") + "."
 	}
-	return p.site.Redirect(w, r, link("/repository", "name", name), toast)
+	return p.site.Redirect(w, r, link("/repositories/show", "name", name), toast)
 }
 
 type policyView struct {
