@@ -313,16 +313,6 @@ func (e *Env) HTTP(ctx context.Context, service string, token bool) (*http.Clien
 	return &http.Client{Transport: rt, Timeout: callTimeout}, base, nil
 }
 
-// openable reports whether a socket is there and this user may ask.
-func openable(path string) bool {
-	c, err := net.DialTimeout("unix", path, time.Second)
-	if err != nil {
-		return false
-	}
-	_ = c.Close()
-	return true
-}
-
 func socketClient(path string) *http.Client {
 	return &http.Client{Timeout: callTimeout, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -126,6 +126,9 @@ func TestVerbs(t *testing.T) {
 	if code, out, _ := run(t, srv, "doctor"); code != 1 || !strings.Contains(out, "FAIL  server") {
 		t.Errorf("doctor with the server down = %d %s", code, out)
 	}
+	if code, _, errs := run(t, srv, "status"); code != 5 || !strings.Contains(errs, "cannot reach mcex") {
+		t.Errorf("status with the server down = %d %s, want 5", code, errs)
+	}
 	if code, _, _ := run(t, srv, "health"); code != 1 {
 		t.Errorf("health with the server down = %d, want 1", code)
 	}

@@ -20,13 +20,31 @@ import (
 
 const maxStatus = 1 << 20
 
-// report asks the running server how it is: over its socket if there is one here, else as the logged-in user.
+// report asks the running server how it is: over its socket where there is one that lets this user in, else as the
+// logged-in user.
 func (e *Env) report(ctx context.Context) (health.Report, error) {
-	var r health.Report
-	client, base, err := e.statusClient(ctx)
-	if err != nil {
-		return r, err
+	var here error // why the socket did not answer
+	if e.Addr == "" {
+		if p, err := e.Platform(); err == nil {
+			var r health.Report
+			path := grpcserver.SocketFor(p.Socket(e.Service))
+			if r, here = e.ask(ctx, socketClient(path), "http://"+e.Service); here == nil {
+				return r, nil
+			}
+		}
 	}
+	client, base, err := e.HTTP(ctx, e.Service, true)
+	if err != nil {
+		if here != nil && fault.HasReason(err, "NOT_LOGGED_IN") {
+			return health.Report{}, here // without a login the socket was the only way
+		}
+		return health.Report{}, err
+	}
+	return e.ask(ctx, client, base)
+}
+
+func (e *Env) ask(ctx context.Context, client *http.Client, base string) (health.Report, error) {
+	var r health.Report
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/v1/status", nil)
 	if err != nil {
 		return r, err
@@ -60,17 +78,6 @@ func bare(err error) error {
 		return u.Unwrap()
 	}
 	return err
-}
-
-func (e *Env) statusClient(ctx context.Context) (*http.Client, string, error) {
-	if e.Addr == "" {
-		if p, err := e.Platform(); err == nil {
-			if path := grpcserver.SocketFor(p.Socket(e.Service)); openable(path) {
-				return socketClient(path), "http://" + e.Service, nil
-			}
-		}
-	}
-	return e.HTTP(ctx, e.Service, true)
 }
 
 func statusCommand(e *Env) *cobra.Command {

@@ -14,7 +14,7 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-//go:embed static/app.css static/htmx.min.js
+//go:embed static/app.css static/htmx.min.js static/icon.svg
 var staticFiles embed.FS
 
 // static serves the files under names that carry their hash, so that browsers may keep them for ever.
@@ -25,7 +25,7 @@ type static struct {
 
 func loadStatic() (*static, error) {
 	s := &static{byName: map[string]string{}, byPath: map[string][]byte{}}
-	for _, name := range []string{"app.css", "htmx.min.js"} {
+	for _, name := range []string{"app.css", "htmx.min.js", "icon.svg"} {
 		data, err := staticFiles.ReadFile("static/" + name)
 		if err != nil {
 			return nil, fmt.Errorf("web: %w", err)

@@ -145,9 +145,9 @@ func TestStaticFilesAreHashedAndForEver(t *testing.T) {
 		}))
 	}})
 	page := do(h, "GET", "/", nil, "").Body.String()
-	found := regexp.MustCompile(`/static/[a-z.]+\.[0-9a-f]{8}\.(css|js)`).FindAllString(page, -1)
-	if len(found) != 2 {
-		t.Fatalf("static files of the page = %q, want 2", found)
+	found := regexp.MustCompile(`/static/[a-z.]+\.[0-9a-f]{8}\.(css|js|svg)`).FindAllString(page, -1)
+	if len(found) != 3 {
+		t.Fatalf("static files of the page = %q, want 3", found)
 	}
 	for _, f := range found {
 		w := do(h, "GET", f, nil, "")

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -123,4 +124,16 @@ func (b *Browser) Submit(selector string) {
 	if err != nil {
 		b.t.Fatalf("click %s: %v", selector, err)
 	}
+}
+
+// Until waits for a text on the page, across pages that lead on by themselves.
+func (b *Browser) Until(text string) {
+	b.t.Helper()
+	mctest.Eventually(b.t, "the page shows "+strconv.Quote(text), func() bool {
+		ctx, cancel := context.WithTimeout(b.ctx, browserTime)
+		defer cancel()
+		// Between two pages there is no body.
+		got, err := chromedp.Run(ctx, chromedp.Evaluate[string]("document.body ? document.body.innerText : ''"))
+		return err == nil && strings.Contains(got, text)
+	})
 }
