@@ -108,18 +108,21 @@ func (s *Server) build() (err error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stopReg = cancel
+	defer func() {
+		if err != nil {
+			cancel()
+			_ = s.conn.Close()
+		}
+	}()
 	rest, err := gateway.New(ctx, s.conn, s.conf.REST...)
 	if err != nil {
-		cancel()
 		return err
 	}
 	routes, err := s.routes(rest)
 	if err != nil {
-		cancel()
 		return err
 	}
 	if err := s.rules.Check(s.inproc.GetServiceInfo(), routes); err != nil {
-		cancel()
 		return fmt.Errorf("access rules: %w", err)
 	}
 	if s.https, err = httpserver.New(httpserver.Config{Service: s.conf.Service, Handler: s.web, GetCertificate: s.conf.GetCertificate,
