@@ -68,14 +68,14 @@ func (s *Service[T]) command(e *Env) *cobra.Command {
 	root.SuggestionsMinimumDistance = 2
 	root.CompletionOptions.DisableDefaultCmd = false
 	pf := root.PersistentFlags()
-	pf.StringVar(&e.Root, "root", "", "folder of a platform on this machine")
-	pf.StringVar(&e.ConfigFile, "config", "", "configuration file (default ROOT/"+s.Name+"/"+s.Name+".toml)")
-	pf.StringVar(&e.Addr, "addr", "", "address of the service: HOST:PORT, https://HOST, or local for its Unix socket")
-	pf.StringVar(&e.CA, "ca", "", "file with the platform's root certificate")
-	pf.BoolVar(&e.JSON, "json", false, "print JSON")
-	pf.DurationVar(&e.Timeout, "timeout", 0, "limit for the whole command, e.g. 30s")
-	pf.BoolVar(&e.Quiet, "quiet", false, "print only answers and errors")
-	pf.BoolVar(&e.Yes, "yes", false, "don't ask")
+	pf.StringVar(&e.Root, "root", e.Root, "folder of a platform on this machine")
+	pf.StringVar(&e.ConfigFile, "config", e.ConfigFile, "configuration file (default ROOT/"+s.Name+"/"+s.Name+".toml)")
+	pf.StringVar(&e.Addr, "addr", e.Addr, "address of the service: HOST:PORT, https://HOST, or local for its Unix socket")
+	pf.StringVar(&e.CA, "ca", e.CA, "file with the platform's root certificate")
+	pf.BoolVar(&e.JSON, "json", e.JSON, "print JSON")
+	pf.DurationVar(&e.Timeout, "timeout", e.Timeout, "limit for the whole command, e.g. 30s")
+	pf.BoolVar(&e.Quiet, "quiet", e.Quiet, "print only answers and errors")
+	pf.BoolVar(&e.Yes, "yes", e.Yes, "don't ask")
 
 	// The deadline of --timeout and the interrupt belong to every verb but the server, which has its own signals.
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
