@@ -232,7 +232,7 @@ func (u *UI) clientStatus(w http.ResponseWriter, r *http.Request) error {
 	if on {
 		toast = id + " is enabled."
 	}
-	return u.site.Redirect(w, r, "/client?"+url.Values{"id": {id}}.Encode(), toast)
+	return u.site.Redirect(w, r, "/clients/show?"+url.Values{"id": {id}}.Encode(), toast)
 }
 
 func (u *UI) clientSecret(w http.ResponseWriter, r *http.Request) error {

@@ -32,11 +32,11 @@ func Rules() auth.Map {
 		m["HTTP "+k] = auth.Public().Unsealed().Body(maxForm)
 	}
 	for _, k := range []string{"GET /", "GET /account", "GET /accounts", "GET /accounts/new", "GET /accounts/{name}", "GET /sessions", "GET /clients",
-		"GET /clients/new", "GET /client", "GET /audit", "GET /policy"} {
+		"GET /clients/new", "GET /clients/show", "GET /audit", "GET /policy"} {
 		m["HTTP "+k] = auth.Authenticated()
 	}
 	for _, k := range []string{"POST /account/password", "POST /account/sessions", "POST /account/grants", "POST /accounts", "POST /accounts/{name}/status",
-		"POST /accounts/{name}/roles", "POST /accounts/{name}/invite", "POST /sessions", "POST /clients", "POST /client/status", "POST /client/secret"} {
+		"POST /accounts/{name}/roles", "POST /accounts/{name}/invite", "POST /sessions", "POST /clients", "POST /clients/status", "POST /clients/secret"} {
 		m["HTTP "+k] = auth.Authenticated().Body(maxForm)
 	}
 	return m

@@ -59,9 +59,9 @@ func (u *UI) Routes(s *web.Site, r chi.Router, conn *grpc.ClientConn) {
 	r.Get("/clients", s.Page(u.clients))
 	r.Get("/clients/new", s.Page(u.clientNew))
 	r.Post("/clients", s.Page(u.clientCreate))
-	r.Get("/client", s.Page(u.clientShow))
-	r.Post("/client/status", s.Page(u.clientStatus))
-	r.Post("/client/secret", s.Page(u.clientSecret))
+	r.Get("/clients/show", s.Page(u.clientShow))
+	r.Post("/clients/status", s.Page(u.clientStatus))
+	r.Post("/clients/secret", s.Page(u.clientSecret))
 	r.Get("/policy", s.Page(u.rules))
 	r.Get("/audit", s.Page(u.auditList))
 }
