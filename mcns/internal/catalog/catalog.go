@@ -112,7 +112,7 @@ func (c *Catalog) Degrade(cause error) {
 		next = "mcns doctor"
 	}
 	c.down.Store(fault.New(fault.Unavailable, "names are answered, but nothing can be changed: %s", cause.Error()).
-		WithReason("NO_DATABASE").WithNext("%s", next).Wrap(cause))
+		WithReason("NO_DATABASE").WithNext("%s", next))
 }
 
 // Attach makes the database the truth: its zones are compiled and served. A zone that was served under a

@@ -179,7 +179,7 @@ func (c *Catalog) apply(ctx context.Context, w Write) (*Result, error) {
 			return nil, err
 		}
 		d.next = next
-		res.Warnings = append(res.Warnings, warnings...)
+		res.Warnings = append(res.Warnings, concerning(warnings, set.Changes)...)
 		res.Sets = append(res.Sets, set)
 		compiled, changed = append(compiled, cz), append(changed, d)
 	}
@@ -491,4 +491,13 @@ func (d *draft) persist(tx *db.Tx) (map[int]int64, error) {
 		ids[i] = id
 	}
 	return ids, nil
+}
+
+// concerning keeps the warnings about names that a write touches; `zone check` shows all.
+func concerning(ws []zone.Warning, changes []store.Change) []zone.Warning {
+	touched := map[string]bool{}
+	for _, c := range changes {
+		touched[zone.Plain(c.Name)] = true
+	}
+	return slices.DeleteFunc(ws, func(w zone.Warning) bool { return !touched[w.Name] })
 }

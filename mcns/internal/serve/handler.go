@@ -80,7 +80,7 @@ func (h *Handler) Handle(ctx context.Context, pkt []byte, f From, reply func([]b
 		return
 	}
 	var q dns.Msg
-	if err := q.Unpack(pkt); err != nil || len(q.Question) != 1 {
+	if !wellFormed(pkt) || q.Unpack(pkt) != nil || len(q.Question) != 1 {
 		fail(dns.RcodeFormatError)
 		return
 	}

@@ -2,6 +2,7 @@ package zone
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -124,6 +125,9 @@ func ParseValue(name string, t uint16, ttl uint32, value, origin string) (dns.RR
 
 // Text returns the value of a record in presentation form, without its header.
 func Text(rr dns.RR) string {
+	if u, ok := rr.(*dns.RFC3597); ok { // the library prints the class as CLASS1, which others refuse
+		return "\\# " + strconv.Itoa(len(u.Rdata)/2) + " " + u.Rdata
+	}
 	return strings.TrimPrefix(rr.String(), rr.Header().String())
 }
 
