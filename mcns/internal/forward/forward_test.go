@@ -206,11 +206,10 @@ func TestForgeriesAndTruncation(t *testing.T) {
 		"case lost": func(m *dns.Msg) { m.Question[0].Name = strings.ToLower(m.Question[0].Name) },
 	} {
 		u := serveUpstream(t)
-		first := true
+		var later atomic.Bool
 		u.set(func(q *dns.Msg) *dns.Msg {
 			m := answerA("192.0.2.1", 60)(q)
-			if first {
-				first = false
+			if !later.Swap(true) {
 				change(m)
 			}
 			return m
