@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -282,11 +281,7 @@ func (a *account) names(_ string, cfg Config) deploy.Names {
 // registry is MCR by its name; there is one once the node has a key to sign in with.
 func (a *account) registry(cfg Config, b *cli.Builder) func() (oci.Registry, bool) {
 	host := net.JoinHostPort("mcr."+cfg.Agent.Domain, fmt.Sprint(cfg.Agent.HTTPSPort))
-	transport := &http.Transport{
-		DialContext:       b.Hosts.DialContext,
-		TLSClientConfig:   b.Roots.ClientConfig("mcr." + cfg.Agent.Domain),
-		ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 8, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: 30 * time.Second,
-	}
+	transport := b.Roots.Transport(b.Hosts.DialContext)
 	return func() (oci.Registry, bool) {
 		if _, err := a.key.Account(); err != nil {
 			return oci.Registry{}, false
@@ -296,11 +291,7 @@ func (a *account) registry(cfg Config, b *cli.Builder) func() (oci.Registry, boo
 			if err != nil {
 				return nil, fmt.Errorf("sign in at the registry: %w", err)
 			}
-			name, err := a.key.Account()
-			if err != nil {
-				return nil, err
-			}
-			return &authn.Basic{Username: name, Password: token}, nil
+			return authn.FromConfig(authn.AuthConfig{RegistryToken: token}), nil // a platform token needs no realm
 		}}, true
 	}
 }

@@ -45,17 +45,22 @@ func await(ctx context.Context, what string, limit time.Duration, probe func(con
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	var last error
 	for {
 		err := probe(ctx)
 		if err == nil {
 			return nil
+		}
+		// What the end of the wait itself caused says nothing: keep the reason from before.
+		if ctx.Err() == nil || last == nil {
+			last = err
 		}
 		if !waitable(err) {
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			return fault.New(fault.Unavailable, "%s did not answer within %s", what, limit).Wrap(err)
+			return fault.New(fault.Unavailable, "%s did not answer within %s", what, limit).Wrap(last)
 		case <-tick.C:
 		}
 	}

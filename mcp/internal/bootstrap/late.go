@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -70,13 +69,13 @@ func (u *Up) startRegistry(ctx context.Context) (bool, string, error) {
 	tokens := auth.Tokens(o.key, o.mcias, "mcr")
 	reg := oci.Registry{
 		Host:      net.JoinHostPort(u.settings.Host("mcr"), strconv.Itoa(u.settings.HTTPSPort)),
-		Transport: &http.Transport{DialContext: o.hosts.DialContext, TLSClientConfig: o.roots.ClientConfig(u.settings.Host("mcr")), ForceAttemptHTTP2: true},
+		Transport: o.roots.Transport(o.hosts.DialContext),
 		Auth: func(ctx context.Context) (authn.Authenticator, error) {
 			token, err := tokens.Token(ctx)
 			if err != nil {
 				return nil, fmt.Errorf("token for the registry: %w", err)
 			}
-			return &authn.Basic{Username: u.nodeAccount(), Password: token}, nil
+			return authn.FromConfig(authn.AuthConfig{RegistryToken: token}), nil // a platform token needs no realm
 		},
 	}
 	pushed := 0

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-
-	"metacircular.net/mcdsl/cli"
 )
 
-// fileVersion names a binary: the version this program was built as, with digits of the file's own hash, so that another
-// build is another version.
+// fileVersion names a binary by its own hash: another build is another version, and an equal one changes nothing, whatever
+// it is called.
 func fileVersion(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -22,11 +20,5 @@ func fileVersion(path string) (string, error) {
 	if _, err := io.Copy(sum, f); err != nil {
 		return "", fmt.Errorf("read a binary: %w", err)
 	}
-	version := ""
-	for _, r := range cli.Version {
-		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '-' || r == '_' {
-			version += string(r)
-		}
-	}
-	return version + "-" + hex.EncodeToString(sum.Sum(nil))[:12], nil
+	return hex.EncodeToString(sum.Sum(nil))[:12], nil
 }
