@@ -237,7 +237,12 @@ func (u *Up) startAgent(ctx context.Context) (bool, error) {
 	if s.Engine != "proc" {
 		socket = engineSocket(s.Engine)
 	}
+	version, err := fileVersion(filepath.Join(u.opts.BinDir, "mcp"))
+	if err != nil {
+		return false, err
+	}
 	config := fmt.Sprintf(`# Written by mcp up; changes are overwritten.
+# For the agent of build %s.
 [server]
 listen_addr = ""
 grpc_addr = ""
@@ -265,7 +270,7 @@ grpc_port = %d
 [engine]
 kind = %q
 socket = %q
-`, u.layout.Path("run", "mcp-agent", "mcp-agent.sock"), localAdmins(), s.URL("mcias"), s.GRPC("mcias"), s.Node, keyFileName, s.Node, s.Platform, s.Domain, u.layout.Root,
+`, version, u.layout.Path("run", "mcp-agent", "mcp-agent.sock"), localAdmins(), s.URL("mcias"), s.GRPC("mcias"), s.Node, keyFileName, s.Node, s.Platform, s.Domain, u.layout.Root,
 		s.HTTPSPort, s.GRPCPort(), s.Engine, socket)
 	changed, err := writeFile(u.layout.Path("mcp-agent", "mcp-agent.toml"), []byte(config), 0o600, -1)
 	if err != nil {
@@ -282,7 +287,13 @@ socket = %q
 		}
 	}
 	if u.agentAnswers(ctx) {
-		return changed, nil
+		if !changed {
+			return false, nil
+		}
+		// Another build or configuration: the agent is replaced, containers run on meanwhile.
+		if err := u.stopAgent(ctx); err != nil {
+			return changed, err
+		}
 	}
 	log, err := os.OpenFile(u.layout.Path("mcp-agent", "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

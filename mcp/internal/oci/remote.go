@@ -61,7 +61,7 @@ func (r Registry) Resolve(ctx context.Context, image string) (digest string, ok 
 		if isNotFound(err) {
 			return "", false, nil
 		}
-		return "", false, fault.New(fault.Unavailable, "ask the registry for %s", image).Wrap(err)
+		return "", false, fault.New(fault.Unavailable, "the registry did not answer for %s: %.200s", image, err.Error()).Wrap(err)
 	}
 	return desc.Digest.String(), true, nil
 }
