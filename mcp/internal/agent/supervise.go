@@ -35,6 +35,10 @@ func supervise(e *cli.Env) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			// Whoever knows this process only reaches the agent through it.
+			hangup := make(chan os.Signal, 1)
+			signal.Notify(hangup, syscall.SIGHUP)
+			defer signal.Stop(hangup)
 			pause := firstPause
 			for ctx.Err() == nil {
 				begin := time.Now()
@@ -43,7 +47,7 @@ func supervise(e *cli.Env) *cobra.Command {
 				cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 				cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 				cmd.WaitDelay = 25 * time.Second
-				err := cmd.Run()
+				err := runForwarding(cmd, hangup)
 				var exit *exec.ExitError
 				if errors.As(err, &exit) && exit.ExitCode() == 2 {
 					return fmt.Errorf("the agent's configuration cannot be used: %w", err)
@@ -60,5 +64,22 @@ func supervise(e *cli.Env) *cobra.Command {
 			_ = os.Remove(pidFile)
 			return nil
 		},
+	}
+}
+
+// runForwarding runs a command and hands it the signals that come meanwhile.
+func runForwarding(cmd *exec.Cmd, signals <-chan os.Signal) error {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case s := <-signals:
+			_ = cmd.Process.Signal(s) // one that ended meanwhile is found by Wait
+		}
 	}
 }

@@ -67,8 +67,11 @@ func await(ctx context.Context, what string, limit time.Duration, probe func(con
 }
 
 func waitable(err error) bool {
+	if f := fault.From(err); f != nil && (f.Kind == fault.Unavailable || f.Kind == fault.Timeout) {
+		return true
+	}
 	switch status.Code(err) {
-	case codes.Unavailable, codes.DeadlineExceeded, codes.Unknown, codes.Unauthenticated:
+	case codes.Unknown, codes.Unauthenticated:
 		return true
 	}
 	return false

@@ -15,6 +15,8 @@ import (
 	"text/template"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"metacircular.net/mcdsl/fault"
 	mcpv1 "metacircular.net/mcp/api/mcp/v1"
 	"metacircular.net/mcp/internal/oci"
@@ -375,18 +377,33 @@ func (u *Up) deployCore(ctx context.Context, svc string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	stream, err := mcpv1.NewServicesClient(conn).Deploy(ctx, &mcpv1.DeployRequest{Source: &mcpv1.Source{Definition: text, File: file}, Reason: "mcp up", Wait: true})
-	if err != nil {
-		return false, fmt.Errorf("deploy %s: %w", svc, err)
-	}
 	changed := false
+	// The agent may be repairing this very service: its operation ends by itself.
+	err = await(ctx, "the operation in progress on "+svc, 2*time.Minute, func(ctx context.Context) (err error) {
+		changed, err = u.deployOnce(ctx, conn, &mcpv1.DeployRequest{Source: &mcpv1.Source{Definition: text, File: file}, Reason: "mcp up", Wait: true})
+		if fault.HasReason(err, "IN_PROGRESS") {
+			return fault.New(fault.Unavailable, "another operation works on %s", svc).Wrap(err)
+		}
+		return err
+	})
+	if err != nil {
+		return changed, fmt.Errorf("deploy %s: %w", svc, err)
+	}
+	return changed, nil
+}
+
+func (u *Up) deployOnce(ctx context.Context, conn *grpc.ClientConn, req *mcpv1.DeployRequest) (changed bool, err error) {
+	stream, err := mcpv1.NewServicesClient(conn).Deploy(ctx, req)
+	if err != nil {
+		return false, err
+	}
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return changed, nil
 		}
 		if err != nil {
-			return changed, fmt.Errorf("deploy %s: %w", svc, err)
+			return changed, err
 		}
 		if p := m.GetPlan(); p != nil {
 			changed = !p.GetEmpty()

@@ -78,24 +78,43 @@ func Down(ctx context.Context, root string, note func(format string, args ...any
 	return u.stopAgent(ctx)
 }
 
-// stopAgent ends the parent, which takes the agent with it.
-func (u *Up) stopAgent(ctx context.Context) error {
+// supervisor finds the agent's parent; 0 when there is none.
+func (u *Up) supervisor() (int, error) {
 	file := u.layout.Path("run", "mcp-agent.pid")
 	data, err := os.ReadFile(file)
 	if os.IsNotExist(err) {
-		return nil
+		return 0, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read the agent's process id: %w", err)
+		return 0, fmt.Errorf("read the agent's process id: %w", err)
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
 	if err != nil {
-		return fmt.Errorf("%s holds no process id", file)
+		return 0, fmt.Errorf("%s holds no process id", file)
 	}
 	// The id may have been given to somebody else since: only a program of this name and root is ours.
 	args, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
 	if err != nil || !strings.Contains(string(args), "supervise") || !strings.Contains(string(args), u.layout.Root) {
-		return os.Remove(file)
+		return 0, os.Remove(file)
+	}
+	return pid, nil
+}
+
+// reloadAgent lets the agent look at its trust again.
+func (u *Up) reloadAgent() error {
+	pid, err := u.supervisor()
+	if err != nil || pid == 0 {
+		return err
+	}
+	return syscall.Kill(pid, syscall.SIGHUP)
+}
+
+// stopAgent ends the parent, which takes the agent with it.
+func (u *Up) stopAgent(ctx context.Context) error {
+	file := u.layout.Path("run", "mcp-agent.pid")
+	pid, err := u.supervisor()
+	if err != nil || pid == 0 {
+		return err
 	}
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("stop the agent: %w", err)

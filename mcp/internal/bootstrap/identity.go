@@ -87,8 +87,12 @@ func (u *Up) initIdentity(ctx context.Context) error {
 	if err := giveTo(u.layout.Path("mcias"), ownID()); err != nil {
 		return err
 	}
-	_, err = u.run(ctx, strings.NewReader(password+"\n"), "mcias", "init", "--config", u.layout.Path("mcias", "mcias.toml"),
-		"--admin", adminName, "--unseal-password-file", "-", "--setup-out", u.setupLinkFile(), "--operator-key-out", u.layout.Path("mcias", "operator.key"))
+	args := []string{"init", "--config", u.layout.Path("mcias", "mcias.toml"), "--admin", adminName, "--unseal-password-file", "-",
+		"--setup-out", u.setupLinkFile(), "--operator-key-out", u.layout.Path("mcias", "operator.key")}
+	if u.opts.Yes {
+		args = append(args, "--credential-file", u.layout.Path("mcias", "certs", "unseal.credential"))
+	}
+	_, err = u.run(ctx, strings.NewReader(password+"\n"), "mcias", args...)
 	return err
 }
 

@@ -57,6 +57,11 @@ func (u *Up) makeRoot(ctx context.Context) (bool, string, error) {
 		}
 		changed = changed || c
 	}
+	if changed {
+		if err := u.reloadAgent(); err != nil {
+			return changed, "", fmt.Errorf("tell the agent of the root: %w", err)
+		}
+	}
 	for _, svc := range early {
 		c, err := u.firstLeaf(svc)
 		if err != nil {

@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -211,8 +212,10 @@ func (u *Up) sealCredential(svc string) ([]byte, error) {
 	if _, err := rand.Read(raw); err != nil {
 		return nil, err
 	}
-	_, err := writeFile(file, raw, 0o600, uid(svc))
-	return raw, err
+	// As text: a file's last newline is not part of a secret, and random bytes may end in one.
+	text := []byte(hex.EncodeToString(raw))
+	_, err := writeFile(file, text, 0o600, uid(svc))
+	return text, err
 }
 
 // addToSheet appends a line to the recovery sheet, once.

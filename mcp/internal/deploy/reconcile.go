@@ -15,6 +15,7 @@ import (
 const (
 	relistEvery = 30 * time.Second
 	namesEvery  = 60 * time.Second
+	namesRetry  = 2 * time.Second
 	firstRetry  = time.Second
 	lastRetry   = 5 * time.Minute
 	quietReset  = 10 * time.Minute
@@ -146,7 +147,7 @@ func (d *Deployer) Run(ctx context.Context) error {
 			}
 		})
 	}
-	relist, names := time.NewTicker(relistEvery), time.NewTicker(namesEvery)
+	relist, names := time.NewTicker(relistEvery), time.NewTimer(namesRetry)
 	defer relist.Stop()
 	defer names.Stop()
 	wake := time.NewTimer(0)
@@ -164,11 +165,15 @@ func (d *Deployer) Run(ctx context.Context) error {
 		case <-relist.C:
 		case <-wake.C:
 		case <-names.C:
+			// A renewal once a minute; what could not be published is tried again soon.
+			after := namesEvery
 			if hosts, err := d.Hosts(ctx); err == nil {
 				if err := d.cfg.Names.Sync(ctx, hosts); err != nil {
 					d.cfg.Log.Warn("publish names", "err", err)
+					after = namesRetry
 				}
 			}
+			names.Reset(after)
 			continue
 		}
 		next, err := d.reconcile(ctx)
