@@ -12,13 +12,13 @@ LINT       := 2.15
 DIR        ?= $(CURDIR)/srv
 UPFLAGS    ?=
 
-.PHONY: all build test vet lint proto docker bench fuzz soak clean up down status destroy audit footprint prepare unit e2e tools
+.PHONY: all build test vet lint proto docker bench fuzz soak clean up down status destroy prepare unit e2e tools
 
 all: vet lint test build
 
 build:
 	@mkdir -p $(BIN)
-	@for c in $(SERVICES); do if [ -f $$c/cmd/$$c/main.go ]; then $(MAKE) --no-print-directory -C $$c build BIN=$(BIN) VERSION=$(VERSION); else echo "$$c: its program is not written yet"; fi; done
+	@for c in $(SERVICES); do $(MAKE) --no-print-directory -C $$c build BIN=$(BIN) VERSION=$(VERSION); done
 	@ls $(BIN)
 
 ## make up: builds the binaries and brings the platform up under DIR. It answers its own questions
@@ -67,17 +67,10 @@ proto:
 	@for c in $(SERVICES); do $(MAKE) --no-print-directory -C $$c proto; done
 
 docker: build
-	$(BIN)/mcp image build --bin $(BIN) --out dist
+	@echo "images are assembled from the static binaries by: mcp up"
 
 bench fuzz soak:
 	@for c in $(COMPONENTS); do echo "== $@ $$c"; $(MAKE) --no-print-directory -C $$c $@; done
-
-## make audit: known vulnerabilities where the database can be had, module hashes, vendored files.
-audit:
-	@bash tools/audit.sh
-
-footprint:
-	@bash tools/footprint.sh $(DIR)
 
 clean:
 	@for c in $(COMPONENTS); do $(MAKE) --no-print-directory -C $$c clean BIN=$(BIN); done
