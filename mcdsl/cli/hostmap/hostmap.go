@@ -26,7 +26,8 @@ const (
 
 // Map is a host map. A nil Map knows only ".localhost". Safe for concurrent use.
 type Map struct {
-	file string
+	file    string
+	machine *Map // this machine's own hosts file; nil in a map that is one
 
 	mu    sync.Mutex // guards what follows
 	stamp string     // modification time and size of what was read
@@ -35,7 +36,7 @@ type Map struct {
 }
 
 // Open returns the map of a file, which need not exist yet.
-func Open(file string) *Map { return &Map{file: file} }
+func Open(file string) *Map { return &Map{file: file, machine: &Map{file: "/etc/hosts"}} }
 
 // Parse reads a host map. A line that is not "address name…" is an error with its number.
 func Parse(r io.Reader) (map[string][]netip.Addr, error) {
@@ -80,6 +81,12 @@ func (m *Map) Lookup(name string) ([]netip.Addr, error) {
 		}
 	}
 	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
+		// A container's hosts file leads the platform's names to its gateway; that goes before what the name means by itself.
+		if m != nil && m.machine != nil {
+			if names, err := m.machine.load(); err == nil && len(names[name]) > 0 {
+				return names[name], nil
+			}
+		}
 		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, nil
 	}
 	return nil, nil

@@ -14,12 +14,13 @@ import (
 func (u *Up) common(svc string, p portPairs) string {
 	var b strings.Builder
 	listen := func(name string) string { return "127.0.0.1:" + strconv.Itoa(p[name]) }
-	if u.inContainers() {
+	boxed := u.inContainers() && !coreSpecs[svc].onProc
+	if boxed {
 		listen = func(name string) string { return ":" + map[string]string{"https": "8443", "grpc": "9443"}[name] }
 	}
 	fmt.Fprintf(&b, "# Written by mcp up; changes are overwritten.\n[server]\nlisten_addr = %q\ngrpc_addr = %q\n", listen("https"), listen("grpc"))
 	fmt.Fprintf(&b, "tls_cert = \"certs/%s.pem\"\ntls_key = \"certs/%s.key\"\n", svc, svc)
-	fmt.Fprintf(&b, "trusted_proxies = [%s]\nproxy_key_file = \"certs/hop.key\"\n", u.trustedProxies())
+	fmt.Fprintf(&b, "trusted_proxies = [%s]\nproxy_key_file = \"certs/hop.key\"\n", u.trustedProxies(boxed))
 	fmt.Fprintf(&b, "host_names = [%q]\nlocal_admins = [%s]\n", u.settings.Host(svc), localAdmins())
 	if svc != "mcat" {
 		fmt.Fprintf(&b, "\n[database]\npath = \"%s.db\"\n", svc)
@@ -35,8 +36,8 @@ func (u *Up) common(svc string, p portPairs) string {
 	return b.String()
 }
 
-func (u *Up) trustedProxies() string {
-	if u.inContainers() {
+func (u *Up) trustedProxies(boxed bool) string {
+	if boxed {
 		return `"127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "10.0.0.0/8"` // the gateway of its own network; the hop key decides
 	}
 	return `"127.0.0.0/8"`

@@ -6,9 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 
 	"metacircular.net/mcdsl/fault"
 )
@@ -67,11 +65,8 @@ func await(ctx context.Context, what string, limit time.Duration, probe func(con
 }
 
 func waitable(err error) bool {
-	if f := fault.From(err); f != nil && (f.Kind == fault.Unavailable || f.Kind == fault.Timeout) {
-		return true
-	}
-	switch status.Code(err) {
-	case codes.Unknown, codes.Unauthenticated:
+	switch fault.Of(err) {
+	case fault.Unavailable, fault.Timeout, fault.Unauthenticated:
 		return true
 	}
 	return false

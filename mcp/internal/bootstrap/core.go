@@ -19,6 +19,7 @@ import (
 
 	"metacircular.net/mcdsl/fault"
 	mcpv1 "metacircular.net/mcp/api/mcp/v1"
+	"metacircular.net/mcp/internal/engine/docker"
 	"metacircular.net/mcp/internal/oci"
 )
 
@@ -135,6 +136,9 @@ func (u *Up) prepareNode(ctx context.Context) (bool, string, error) {
 		return changed, "", err
 	}
 	changed = changed || c
+	if err := u.findBridges(ctx); err != nil {
+		return changed, "", err
+	}
 	if err := u.allocatePorts(ctx); err != nil {
 		return changed, "", err
 	}
@@ -425,6 +429,31 @@ func opFailure(ev *mcpv1.OpEvent) error {
 		msg += "\n      " + l
 	}
 	return fault.New(fault.Precondition, "%s %s: %s", op.GetKind(), op.GetService(), msg).WithNext("mcp --root … logs --local %s", op.GetService())
+}
+
+// findBridges makes the networks of the core's containers, so that MC-Proxy and MCNS listen on their gateways before the
+// first container starts: there a container finds every name of the platform.
+func (u *Up) findBridges(ctx context.Context) error {
+	if !u.inContainers() {
+		return nil
+	}
+	e, err := docker.New(docker.Config{Socket: engineSocket(u.settings.Engine), Platform: u.settings.Platform})
+	if err != nil {
+		return err
+	}
+	u.bridges = nil
+	for _, svc := range coreOrder {
+		if coreSpecs[svc].onProc {
+			continue
+		}
+		labels := map[string]string{"mcp.platform": u.settings.Platform, "mcp.node": u.settings.Node, "mcp.service": svc}
+		gateway, err := e.EnsureNetwork(ctx, "mc-"+u.settings.Platform+"-"+svc, labels)
+		if err != nil {
+			return fmt.Errorf("network of %s: %w", svc, err)
+		}
+		u.bridges = append(u.bridges, gateway.String())
+	}
+	return nil
 }
 
 // gateways are the host's addresses on containers' networks; MC-Proxy and MCNS listen there too.
