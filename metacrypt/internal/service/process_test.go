@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,7 +44,7 @@ type process struct {
 	idp  *mctest.MCIAS
 	cmd  *exec.Cmd
 	gone chan struct{} // closed when cmd has ended
-	log  *bytes.Buffer
+	log  *output
 	http string
 	grpc string
 }
@@ -102,9 +103,27 @@ func (p *process) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
+// output collects what a process writes while the test reads it.
+type output struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
 func (p *process) start(t *testing.T) {
 	t.Helper()
-	p.log = &bytes.Buffer{}
+	p.log = &output{}
 	p.cmd = p.command("server", "--config", filepath.Join(p.root, "metacrypt", "metacrypt.toml"))
 	p.cmd.Stderr = p.log
 	if err := p.cmd.Start(); err != nil {
