@@ -29,20 +29,25 @@ import (
 	"metacircular.net/mcdsl/web/webtest"
 )
 
-// The platform under test has a domain and ports of its own, so that it can run beside a developer's.
-const (
-	domain    = "e2e.localhost"
-	httpsPort = 18443
-	dnsPort   = 18053
+// site is where a platform under test lives: a domain and ports of its own, so that several run beside a developer's.
+type site struct {
+	engine, domain     string
+	httpsPort, dnsPort int
+}
+
+var (
+	procSite   = site{engine: "proc", domain: "e2e.localhost", httpsPort: 18443, dnsPort: 18053}
+	dockerSite = site{engine: "docker", domain: "e2e-docker.localhost", httpsPort: 19443, dnsPort: 19053}
 )
 
 type world struct {
+	site
 	t    *testing.T
 	bin  string
 	root string
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, at site) *world {
 	t.Helper()
 	bin := os.Getenv("MC_BIN")
 	if bin == "" {
@@ -58,7 +63,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, bin: bin, root: root}
+	w := &world{site: at, t: t, bin: bin, root: root}
 	t.Cleanup(func() {
 		if t.Failed() {
 			if log, err := os.ReadFile(filepath.Join(root, "mcp-agent", "agent.log")); err == nil {
@@ -67,7 +72,7 @@ func newWorld(t *testing.T) *world {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		_, _, _ = w.try(ctx, nil, "mcp", "destroy", "--yes-delete-data="+domain)
+		_, _, _ = w.try(ctx, nil, "mcp", "destroy", "--yes-delete-data="+w.domain)
 		os.RemoveAll(root)
 	})
 	return w
@@ -101,7 +106,7 @@ type stageLine struct{ Stage, State, Detail string }
 
 func (w *world) up() []stageLine {
 	w.t.Helper()
-	out := w.run(nil, "mcp", "up", "--yes", "--json", "--engine", "proc", "--domain", domain, "--https-port", fmt.Sprint(httpsPort), "--dns-port", fmt.Sprint(dnsPort))
+	out := w.run(nil, "mcp", "up", "--yes", "--json", "--engine", w.engine, "--domain", w.domain, "--https-port", fmt.Sprint(w.httpsPort), "--dns-port", fmt.Sprint(w.dnsPort))
 	var lines []stageLine
 	for _, l := range strings.Split(strings.TrimSpace(out), "\n") {
 		var s stageLine
@@ -142,15 +147,17 @@ func (w *world) client() *http.Client {
 		DisableKeepAlives: true,
 		TLSClientConfig:   &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13},
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, network, fmt.Sprintf("127.0.0.1:%d", httpsPort))
+			return (&net.Dialer{}).DialContext(ctx, network, fmt.Sprintf("127.0.0.1:%d", w.httpsPort))
 		},
 	}}
 }
 
-func url(service string) string { return fmt.Sprintf("https://%s.%s:%d", service, domain, httpsPort) }
+func (w *world) url(service string) string {
+	return fmt.Sprintf("https://%s.%s:%d", service, w.domain, w.httpsPort)
+}
 
 func (w *world) get(service string) (string, error) {
-	resp, err := w.client().Get(url(service) + "/")
+	resp, err := w.client().Get(w.url(service) + "/")
 	if err != nil {
 		return "", err
 	}
@@ -161,19 +168,31 @@ func (w *world) get(service string) (string, error) {
 
 func (w *world) resolves(service string) bool {
 	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, network, fmt.Sprintf("127.0.0.1:%d", dnsPort))
+		return (&net.Dialer{}).DialContext(ctx, network, fmt.Sprintf("127.0.0.1:%d", w.dnsPort))
 	}}
-	addrs, err := r.LookupHost(w.t.Context(), service+"."+domain+".")
+	addrs, err := r.LookupHost(w.t.Context(), service+"."+w.domain+".")
 	return err == nil && len(addrs) > 0
 }
 
 // TestPlatform is the life of a platform on the proc engine: up, login in a browser, an app, down, every process killed,
 // up again, destroyed.
-func TestPlatform(t *testing.T) {
-	w := newWorld(t)
+func TestPlatform(t *testing.T) { life(t, newWorld(t, procSite)) }
+
+// TestPlatformOnDocker is the same where a Docker Engine answers.
+func TestPlatformOnDocker(t *testing.T) {
+	conn, err := net.Dial("unix", "/var/run/docker.sock")
+	if err != nil {
+		t.Skipf("no Docker Engine answers: %v", err)
+	}
+	conn.Close()
+	w := newWorld(t, dockerSite)
+	life(t, w)
+}
+
+func life(t *testing.T, w *world) {
 	w.up()
 	first := w.status()
-	if !first.Healthy || len(first.Services) != 7 || first.Domain != domain {
+	if !first.Healthy || len(first.Services) != 7 || first.Domain != w.domain {
 		t.Fatalf("status after up: %+v", first)
 	}
 	root, err := os.ReadFile(first.CAFile)
@@ -220,7 +239,7 @@ func TestPlatform(t *testing.T) {
 		w.same(t, root)
 	})
 	t.Run("destroy", func(t *testing.T) {
-		w.run(nil, "mcp", "destroy", "--yes-delete-data="+domain)
+		w.run(nil, "mcp", "destroy", "--yes-delete-data="+w.domain)
 		if _, err := os.Stat(w.root); !os.IsNotExist(err) {
 			t.Errorf("the root is still there: %v", err)
 		}
@@ -282,7 +301,7 @@ func (w *world) browser(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := webtest.NewBrowser(t, &mctest.CA{RootFile: filepath.Join(w.root, "ca.pem")})
-	b.Open(url("mcat") + "/login")
+	b.Open(w.url("mcat") + "/login")
 	b.Until("Sign in")
 	b.Do(chromedp.WaitVisible("#f-username"), chromedp.SendKeys("#f-username", creds.Admin.Username), chromedp.SendKeys("#f-password", creds.Admin.Password),
 		chromedp.Submit("#f-password"))
