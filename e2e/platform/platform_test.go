@@ -1,6 +1,7 @@
 package platform
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -384,6 +385,8 @@ func (w *world) app(t *testing.T) {
 	if body, err := w.get("wiki"); err != nil || body != "hello two" {
 		t.Errorf("after the redeployment the app answers %q, %v", body, err)
 	}
+	w.killedAgent(t, definition)
+	w.run(definition("two"), "mcp", "deploy", "--wait", "-")
 	sick := strings.NewReader("name = \"wiki\"\nimage = \"wiki:1.0\"\nport = 8080\nhealth = { http = \"/nothing/\", start = \"2s\" }\ncmd = [\"/app-that-is-not-there\"]\n")
 	sctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
@@ -393,8 +396,9 @@ func (w *world) app(t *testing.T) {
 	if body, err := w.get("wiki"); err != nil || body != "hello two" {
 		t.Errorf("after a failed deployment the app answers %q, %v", body, err)
 	}
+	w.run(definition("three"), "mcp", "deploy", "-")
 	w.run(nil, "mcp", "rollback", "wiki")
-	if body, err := w.get("wiki"); err != nil || body != "hello one" {
+	if body, err := w.get("wiki"); err != nil || body != "hello two" {
 		t.Errorf("after the rollback the app answers %q, %v", body, err)
 	}
 	w.run(nil, "mcp", "undeploy", "--yes", "wiki")
@@ -407,6 +411,54 @@ func (w *world) app(t *testing.T) {
 	left, _ := filepath.Glob(filepath.Join(w.root, "mc-proxy", "certs", "wiki*"))
 	if len(left) > 0 {
 		t.Errorf("certificates are left: %v", left)
+	}
+}
+
+// killedAgent kills the agent after a step of a deployment, at several steps: the app answers all the while, and the
+// operation ends in exactly the old or exactly the new version.
+func (w *world) killedAgent(t *testing.T, definition func(string) io.Reader) {
+	for i, step := range []string{"pull", "certs", "start", "switch", "commit"} {
+		greeting := "kill" + fmt.Sprint(i)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		cmd := exec.CommandContext(ctx, filepath.Join(w.bin, "mcp"), "deploy", "--wait", "--root", w.root, "-")
+		cmd.Stdin = definition(greeting)
+		progress, err := cmd.StderrPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(progress)
+		for lines.Scan() {
+			if strings.HasPrefix(strings.TrimSpace(lines.Text()), step+" ") {
+				w.killAgent()
+			}
+		}
+		_ = cmd.Wait()
+		cancel()
+		mctest.Eventually(t, "the operation is decided after a kill at "+step, func() bool {
+			out, _, code := w.try(t.Context(), nil, "mcp", "show", "--local", "--json", "wiki")
+			var sv struct {
+				State string
+				OpID  string `json:"op_id"`
+			}
+			return code == 0 && json.Unmarshal([]byte(out), &sv) == nil && sv.State == "STATE_HEALTHY" && sv.OpID == ""
+		})
+		body, err := w.get("wiki")
+		if err != nil || !strings.HasPrefix(body, "hello ") {
+			t.Errorf("after a kill at %s the app answers %q, %v", step, body, err)
+		}
+	}
+}
+
+// killAgent kills the agent itself; its parent starts it again.
+func (w *world) killAgent() {
+	for _, pid := range w.processes() {
+		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil && bytes.Contains(args, []byte("agent\x00server")) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
 	}
 }
 

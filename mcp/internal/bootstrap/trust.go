@@ -57,6 +57,11 @@ func (u *Up) makeRoot(ctx context.Context) (bool, string, error) {
 		}
 		changed = changed || c
 	}
+	c, err := u.writeTrust(root)
+	if err != nil {
+		return changed, "", err
+	}
+	changed = changed || c
 	if changed {
 		if err := u.reloadAgent(); err != nil {
 			return changed, "", fmt.Errorf("tell the agent of the root: %w", err)
@@ -71,6 +76,19 @@ func (u *Up) makeRoot(ctx context.Context) (bool, string, error) {
 	}
 	print, err := fingerprint(root)
 	return changed, "root " + print, err
+}
+
+// writeTrust joins the platform's root with the machine's own bundle: what an app's SSL_CERT_FILE names, so that it
+// reaches both the platform and the internet.
+func (u *Up) writeTrust(root []byte) (bool, error) {
+	bundle := append([]byte{}, root...)
+	for _, f := range []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"} {
+		if host, err := os.ReadFile(f); err == nil {
+			bundle = append(append(bundle, '\n'), host...)
+			break
+		}
+	}
+	return writeFile(u.layout.Path("run", "trust.pem"), bundle, 0o644, -1)
 }
 
 // firstLeaf puts a bootstrap leaf into its service's folder, unless a certificate is there already.

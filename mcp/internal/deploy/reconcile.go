@@ -87,7 +87,9 @@ func (d *Deployer) recover(ctx context.Context, op store.Op) error {
 		}
 		if len(targets) > 0 {
 			if forward, err = d.cfg.Router.Switched(ctx, op.ID, targets); err != nil {
-				d.cfg.Log.Warn("MC-Proxy cannot be asked; taken as not switched", "op", op.ID, "err", err)
+				// Undecided: both generations stay until MC-Proxy, which may itself have to be started first, can say.
+				d.cfg.Log.Warn("MC-Proxy cannot be asked yet whether it switched", "op", op.ID, "service", op.Service, "err", err)
+				return nil
 			}
 		} else if cutoverOf(s) == inPlace {
 			forward, _ = d.runs(ctx, g, s)
@@ -199,6 +201,12 @@ func (d *Deployer) reconcile(ctx context.Context) (next time.Duration, err error
 	busy := map[string]bool{}
 	for _, op := range live {
 		busy[op.Service] = true
+		if d.hub(op.ID, false) == nil {
+			if err := d.recover(ctx, op); err != nil {
+				d.cfg.Log.Error("decide an interrupted operation", "op", op.ID, "err", err)
+			}
+			next = firstRetry
+		}
 	}
 	sortBoot(services)
 	for _, sv := range services {
