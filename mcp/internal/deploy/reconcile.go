@@ -176,6 +176,7 @@ func (d *Deployer) Run(ctx context.Context) error {
 				}
 			}
 			names.Reset(after)
+			d.renew(ctx)
 			continue
 		}
 		next, err := d.reconcile(ctx)
@@ -248,6 +249,34 @@ func (d *Deployer) reconcile(ctx context.Context) (next time.Duration, err error
 		}
 	}
 	return next, nil
+}
+
+// renew keeps the certificates of L7 hosts fresh: Ensure leaves alone what is good for another third of its life. One
+// that cannot be renewed now is tried again at the next minute; the old one serves on.
+func (d *Deployer) renew(ctx context.Context) {
+	services, err := d.cfg.Store.Services(ctx)
+	if err != nil {
+		return
+	}
+	for _, sv := range services {
+		if sv.Current == 0 || sv.Core {
+			continue
+		}
+		_, s, err := d.current(ctx, sv.Name)
+		if err != nil {
+			continue
+		}
+		for _, c := range s.Components {
+			for _, r := range c.Routes {
+				if r.Mode != "l7" {
+					continue
+				}
+				if _, err := d.cfg.Issuer.Ensure(ctx, r.Host); err != nil && ctx.Err() == nil {
+					d.cfg.Log.Warn("renew certificate", "host", r.Host, "err", err)
+				}
+			}
+		}
+	}
 }
 
 // due spaces repairs: 0 means now, and counts as one.
