@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -49,13 +50,41 @@ func (d *Deployer) start(ctx context.Context, kind, service string, gen int64, r
 	}
 	row := store.Op{ID: strings.ToLower(rand.Text()[:16]), Key: req.Key, Kind: kind, Service: service, Generation: gen, PlanID: req.PlanID,
 		Operator: req.Operator, Reason: req.Reason, Started: d.cfg.Now()}
-	row, joined, err := d.cfg.Store.Begin(ctx, row)
+	row, joined, err := d.begin(ctx, row)
 	if err != nil || joined {
 		return row, joined, err
 	}
 	row.State = store.OpRunning
 	d.run(row, fn)
 	return row, false, nil
+}
+
+// begin writes the row. An operation that is live, and only drains and stops the old generation any more, is waited for;
+// one that has not switched yet is a Conflict.
+func (d *Deployer) begin(ctx context.Context, row store.Op) (store.Op, bool, error) {
+	for {
+		got, joined, err := d.cfg.Store.Begin(ctx, row)
+		if !fault.HasReason(err, "IN_PROGRESS") {
+			return got, joined, err
+		}
+		ops, lerr := d.cfg.Store.LiveOps(ctx)
+		if lerr != nil {
+			return got, false, lerr
+		}
+		i := slices.IndexFunc(ops, func(op store.Op) bool { return op.Service == row.Service })
+		if i >= 0 && ops[i].State != store.OpLive {
+			return got, false, err
+		}
+		if i < 0 {
+			continue // it ended between the two looks
+		}
+		if d.hub(ops[i].ID, false) == nil {
+			return got, false, err // nobody carries it out yet: it is to be decided first
+		}
+		if err := d.Follow(ctx, ops[i].ID, false, func(Progress) error { return nil }); err != nil {
+			return got, false, err
+		}
+	}
 }
 
 // run carries an operation out in a goroutine of its own.
